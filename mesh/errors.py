@@ -23,7 +23,7 @@ class MeshError(Exception):
         return {"code": self.code, "message": self.message, "retryable": self.retryable, **self.fields}
 
 
-class InvalidRequest(MeshError):  # noqa: N818 - the public names are nouns of what happened
+class InvalidRequest(MeshError):
     """The request itself is wrong: *field* says where, *hint* what to do about it."""
 
     code = "invalid_request"
@@ -49,7 +49,7 @@ class WrongRegion(InvalidRequest):
         self.region = region
 
 
-class NotFound(MeshError):  # noqa: N818
+class NotFound(MeshError):
     """No region that was asked holds a place with this *id*."""
 
     code = "not_found"
@@ -59,7 +59,7 @@ class NotFound(MeshError):  # noqa: N818
         self.id = id
 
 
-class Conflict(MeshError):  # noqa: N818
+class Conflict(MeshError):
     """The write contradicts what is stored, for example an insert of an *id* that exists."""
 
     code = "conflict"
@@ -69,7 +69,7 @@ class Conflict(MeshError):  # noqa: N818
         self.id = id
 
 
-class Busy(MeshError):  # noqa: N818
+class Busy(MeshError):
     """The mesh refused the request before doing anything; try again after *retry_after* seconds, if given."""
 
     code = "busy"
@@ -80,7 +80,7 @@ class Busy(MeshError):  # noqa: N818
         self.retry_after = retry_after
 
 
-class RegionUnavailable(MeshError):  # noqa: N818
+class RegionUnavailable(MeshError):
     """Neither the broker nor the data of these *regions* could be reached."""
 
     code = "region_unavailable"
@@ -91,7 +91,7 @@ class RegionUnavailable(MeshError):  # noqa: N818
         self.regions = tuple(regions)
 
 
-class DeadlineExceeded(MeshError):  # noqa: N818
+class DeadlineExceeded(MeshError):
     """No answer within the time the caller gave; a write may or may not have happened."""
 
     code = "deadline_exceeded"
@@ -105,7 +105,7 @@ class ProtocolError(MeshError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This side tried to send what the protocol forbids: a bug of the caller."""
+    """We tried to send what the protocol forbids: a bug of the caller."""
 
 
 class RemoteProtocolError(ProtocolError):

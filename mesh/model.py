@@ -43,7 +43,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
         return self.to_geojson()
 
     def to_geojson(self) -> dict[str, Any]:
-        """Return a GeoJSON Feature; what the mesh adds stands beside `properties`, so a round trip stores none of it."""
+        """Return a GeoJSON Feature; what the mesh adds stands beside `properties`, so no round trip stores it."""
         extras = {"distance": self.distance, "region": self.region or None, "version": self.version}
         feature = {"type": "Feature", "id": self.id, "geometry": self.geometry, "properties": self.properties}
         return feature | {name: value for name, value in extras.items() if value is not None}
