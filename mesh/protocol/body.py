@@ -54,7 +54,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
-_operation = msgspec.msgpack.Decoder(AnyOperation)
+_operation: "msgspec.msgpack.Decoder[AnyOperation]" = msgspec.msgpack.Decoder(AnyOperation)
 _reply = msgspec.msgpack.Decoder(Reply)
 _hello = msgspec.msgpack.Decoder(Hello)
 _ready = msgspec.msgpack.Decoder(Ready)

