@@ -300,8 +300,9 @@ class ServedStore:
 
 def _is_fresh(connection: socket.socket) -> bool:
     # A restarted server has closed it. Seen here, nothing was sent yet, so a new connection is no retry of a write.
+    connection.settimeout(0)  # with a timeout set, Python waits for it even under MSG_DONTWAIT
     with contextlib.suppress(BlockingIOError):
-        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        connection.recv(1, socket.MSG_PEEK)
         return False
     return True
 
