@@ -14,12 +14,6 @@ from mesh.protocol import limits
 _LAYOUT = Struct(">BBBBBBH8s16sIQ4s")
 SIZE = _LAYOUT.size
 
-#: The fields as a plain tuple in the order of `Header`, without any check: for the hot path.
-unpack_from = _LAYOUT.unpack_from
-pack = _LAYOUT.pack
-
-#: Offsets of single fields, for those who change one and copy the rest.
-BUDGET_OFFSET = 32
 
 NO_JOB = bytes(16)
 NO_REGION = bytes(8)
@@ -114,6 +108,11 @@ class Header(NamedTuple):
     map_digest: bytes = ANY_MAP
 
 
+def peek(frame: bytes) -> Header:
+    """Return the header of a frame that `fault` found nothing wrong with."""
+    return Header._make(_LAYOUT.unpack_from(frame))
+
+
 def encode(header: Header, body: bytes = b"") -> bytes:
     """Return the frame; raises `LocalProtocolError` if a field does not fit or the frame is too large."""
     try:
@@ -125,12 +124,17 @@ def encode(header: Header, body: bytes = b"") -> bytes:
     return frame
 
 
+def replace(frame: bytes, head: Header) -> bytes:
+    """Return the frame with another header."""
+    return _LAYOUT.pack(*head) + frame[SIZE:]
+
+
 def decode(frame: bytes) -> Header:
     """Return the header of a frame; raises `RemoteProtocolError` (with the `Reason` as a field) if there is none."""
     reason = fault(frame)
     if reason is not None:
         raise RemoteProtocolError(explain(frame, reason), reason=reason.name.lower())
-    return Header(*_LAYOUT.unpack_from(frame))
+    return peek(frame)
 
 
 def fault(frame: bytes) -> Reason | None:

@@ -1,0 +1,102 @@
+"""The other brokers: whether they live, how far they are, what may be spilled to them."""
+
+from collections.abc import Iterator
+
+from mesh.core.credit import Grant, Wallet
+from mesh.protocol import header
+from mesh.protocol.session import State
+
+#: Weight of one measurement in the moving average of a round trip.
+RTT_WEIGHT = 1 / 4
+
+
+class Peer:
+    """One other broker: two sessions, one for each direction in which jobs go."""
+
+    __slots__ = (
+        "asking",
+        "asking_epoch",
+        "asking_heard",
+        "forwarded",
+        "grant",
+        "name",
+        "routing_id",
+        "rtt_seconds",
+        "serving",
+        "serving_epoch",
+        "serving_heard",
+        "spilled_in",
+        "spilled_out",
+        "told_credit",
+        "told_demand",
+        "wallet",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.routing_id = name.encode()
+        #: My jobs to it: its cloud FE, on my cloud BE.
+        self.serving = State.NEW
+        self.serving_epoch = ""
+        self.serving_heard = 0.0
+        self.wallet = Wallet()
+        self.told_demand = 0
+        self.rtt_seconds = 0.0
+        #: Its jobs to me: its cloud BE, on my cloud FE.
+        self.asking = State.NEW
+        self.asking_epoch = ""
+        self.asking_heard = 0.0
+        self.grant = Grant()
+        self.told_credit = 0
+        self.forwarded = 0
+        self.spilled_out = 0
+        self.spilled_in = 0
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.name} serving={self.serving.value} credit={self.wallet.left} asking={self.asking.value}>"
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs for its region may be forwarded to it."""
+        return self.serving is State.OPEN
+
+    def lose(self) -> None:
+        """Note that it is gone: no job goes there until it says WELCOME again."""
+        self.serving = State.NEW
+        self.wallet.void()
+        self.told_demand = 0
+
+    def measured(self, rtt_seconds: float) -> None:
+        """Note one round trip."""
+        old = self.rtt_seconds
+        self.rtt_seconds = rtt_seconds if not old else old + (rtt_seconds - old) * RTT_WEIGHT
+
+
+class Peers:
+    """All peers, by name and by the header's region field."""
+
+    def __init__(self, own: str, regions: tuple[str, ...]) -> None:
+        self._by_routing_id = {name.encode(): Peer(name) for name in regions if name != own}
+        #: Who owns a region; None for this broker itself.
+        self.owners: dict[bytes, Peer | None] = {header.pad_region(own): None}
+        for peer in self:
+            self.owners[header.pad_region(peer.name)] = peer
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._by_routing_id.values())
+
+    def get(self, routing_id: bytes) -> Peer | None:
+        """Return the peer with this routing id, which is its region's name."""
+        return self._by_routing_id.get(routing_id)
+
+    def cheapest(self, wait_seconds: float, but: Peer | None) -> Peer | None:
+        """Return the nearest peer that has granted room, if going there beats waiting here *wait_seconds*."""
+        best, cost = None, wait_seconds
+        for peer in self._by_routing_id.values():
+            if peer.wallet.left > 0 and peer.rtt_seconds < cost and peer is not but and peer.serving is State.OPEN:
+                best, cost = peer, peer.rtt_seconds
+        return best
+
+    def grants(self) -> list[Grant]:
+        """Return the grants of all peers that may spill to this broker."""
+        return [peer.grant for peer in self if peer.asking is State.OPEN]

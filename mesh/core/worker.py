@@ -1,0 +1,169 @@
+"""WorkerCore: takes jobs from its broker, runs as many at once as it has slots, answers, and keeps in touch.
+
+It owns no socket, no clock and no thread: `Run` asks for a job to be run, `finished` says that it was.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from mesh.core.actions import Action, Link, Outbox, Run, Stop
+from mesh.core.settings import WorkerSettings
+from mesh.protocol import body
+from mesh.protocol.header import SIZE, Header, Kind, Reason, encode, explain, fault, peek, region_name
+from mesh.protocol.refusal import nack
+
+#: The only address a DEALER has.
+BROKER = b""
+
+
+class _Waiting(NamedTuple):
+    job: bytes
+    region: str
+    body: bytes
+    deadline: float
+
+
+class WorkerCore:
+    """The decisions of one worker; see `mesh.core.actions.Core` for how to drive it."""
+
+    def __init__(self, settings: WorkerSettings, now: float) -> None:
+        self.settings = settings
+        self.out = Outbox()
+        self._waiting: deque[_Waiting] = deque()
+        self._running: dict[bytes, float] = {}
+        self._welcomed = False
+        self._heard = now
+        self._next_beat = now
+        self._drain_until: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<WorkerCore {self.settings.instance} running={len(self._running)} waiting={len(self._waiting)}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has welcomed this worker and was heard of lately."""
+        return self._welcomed
+
+    # -- what the loop calls -------------------------------------------------------------------------------------------
+
+    def receive(self, _link: int, _sender: bytes, frame: bytes, now: float) -> list[Action]:
+        """Take in one message from the broker."""
+        self._heard = now
+        wrong = fault(frame)
+        if wrong is not None:
+            self.out.log_rarely(now, "warning", "garbage from the broker", why=explain(frame, wrong))
+            return self.out.take()
+        head = peek(frame)
+        if head.kind == Kind.REQUEST:
+            self._request(head, frame, now)
+        elif head.kind == Kind.CANCEL:
+            self._cancel(head.job)
+        elif head.kind == Kind.WELCOME:
+            self._welcome()
+        elif head.kind in {Kind.NACK, Kind.GOODBYE}:
+            self._turned_away(head, frame, now)
+        return self.out.take()
+
+    def malformed(self, _link: int, _sender: bytes, parts: int, now: float) -> list[Action]:
+        """Ignore a message of more than one part."""
+        self.out.log_rarely(now, "warning", "garbage from the broker", why=f"{parts} parts")
+        return self.out.take()
+
+    def undeliverable(self, _link: int, _to: bytes, frame: bytes, _now: float) -> list[Action]:
+        """Note that the broker is away: it requeues what it gave, so an answer that cannot be sent is no loss."""
+        if self._welcomed and peek(frame).kind != Kind.GOODBYE:
+            self._welcomed = False
+            self.out.log("warning", "broker unreachable", unanswered=len(self._running))
+        return self.out.take()
+
+    def finished(self, job: bytes, content: bytes, now: float) -> list[Action]:
+        """Answer a job that was run, and start the next."""
+        self._running.pop(job, None)
+        self._send(Header(kind=Kind.REPLY, job=job), content)
+        self._start(now)
+        return self.out.take()
+
+    def tick(self, now: float) -> list[Action]:
+        """Say READY until welcomed, then a heartbeat each interval; end the drain when all is done."""
+        if now >= self._next_beat:
+            self._next_beat = now + self.settings.heartbeat
+            if now - self._heard > self.settings.heartbeat * self.settings.liveness:
+                self._welcomed = False
+            self._beat()
+        if self._drain_until is not None and (not (self._running or self._waiting) or now >= self._drain_until):
+            self._send(Header(kind=Kind.GOODBYE))
+            self.out.actions.append(Stop())
+        return self.out.take()
+
+    def wake_at(self, now: float) -> float:
+        """Return when the next tick is due."""
+        return min(self._next_beat, now + 0.02) if self._drain_until is not None else self._next_beat
+
+    def drain(self, now: float) -> list[Action]:
+        """Finish what is here, take nothing new, say goodbye, and `Stop`."""
+        if self._drain_until is None:
+            self._drain_until = now + self.settings.grace
+            self.out.log("info", "draining", jobs=len(self._running) + len(self._waiting))
+            self._send(Header(kind=Kind.DRAIN))
+        return self.out.take()
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def _request(self, head: Header, frame: bytes, now: float) -> None:
+        if len(self._waiting) + len(self._running) >= self.settings.window:
+            self.out.send(Link.LOCAL, BROKER, nack(Reason.BUSY, "the worker's window is full", job=head.job))
+            return
+        deadline = now + head.budget_ms / 1000
+        self._waiting.append(_Waiting(head.job, region_name(head.region), frame[SIZE:], deadline))
+        self._start(now)
+
+    def _start(self, now: float) -> None:
+        while self._waiting and len(self._running) < self.settings.slots:
+            job = self._waiting.popleft()
+            if job.deadline <= now:
+                self.out.send(Link.LOCAL, BROKER, nack(Reason.EXPIRED, "no time left at the worker", job=job.job))
+            else:
+                self._running[job.job] = now
+                self.out.actions.append(Run(job.job, job.region, job.body, job.deadline - now))
+
+    def _cancel(self, job: bytes) -> None:
+        """Drop a job that waits; one that runs is let finish, its answer frees the slot at the broker."""
+        for waiting in self._waiting:
+            if waiting.job == job:
+                self._waiting.remove(waiting)
+                self.out.send(Link.LOCAL, BROKER, nack(Reason.CANCELLED, "cancelled", job=job))
+                return
+
+    def _welcome(self) -> None:
+        if not self._welcomed:
+            self._welcomed = True
+            self.out.log("info", "connected to the broker", instance=self.settings.instance)
+
+    def _turned_away(self, head: Header, frame: bytes, now: float) -> None:
+        """Introduce oneself again: the broker does not know this worker, it has restarted or is about to."""
+        self._welcomed = False
+        if head.kind == Kind.NACK and head.reason == Reason.NO_SESSION:
+            self._ready()
+        elif head.kind == Kind.NACK:
+            self.out.log_rarely(now, "error", "broker refuses us", text=body.decode_text(frame[SIZE:]))
+
+    def _beat(self) -> None:
+        if self._welcomed:
+            self._send(Header(kind=Kind.HEARTBEAT))
+        elif self._drain_until is None:
+            self._ready()
+
+    def _ready(self) -> None:
+        own = self.settings
+        ready = body.Ready(
+            instance=own.instance,
+            epoch=own.epoch,
+            slots=own.slots,
+            window=own.window,
+            service=own.service,
+            map_digest=own.map_digest.hex(),
+        )
+        self._send(Header(kind=Kind.READY, map_digest=own.map_digest), body.encode(ready))
+
+    def _send(self, head: Header, content: bytes = b"") -> None:
+        self.out.send(Link.LOCAL, BROKER, encode(head, content))

@@ -1,0 +1,162 @@
+"""The loop that moves messages: sockets and timers in, a core in the middle, actions out.
+
+One thread and a plain poller: `zmq.asyncio` can miss wake-ups (pyzmq #2173). Every readable socket is drained, at most
+BATCH messages a turn, into the core; a socket that is not read turns ZMTP heartbeats into lost messages and aborts.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any
+
+import zmq
+from zmq.backend import Socket as _Backend
+
+from mesh.core.actions import Action, Core, Log, Run, Send, Stop
+
+#: Messages taken from one socket before the others have their turn.
+BATCH = 256
+
+# The public methods build enum flags at each call; the base class's take plain ints, and are three times as fast.
+_recv = _Backend.recv
+_send = _Backend.send
+_get = _Backend.get
+_NOBLOCK = int(zmq.NOBLOCK)
+_SNDMORE_NOBLOCK = int(zmq.SNDMORE) | _NOBLOCK
+_RCVMORE = int(zmq.RCVMORE)
+
+LogLine = Callable[[str, str, dict[str, Any]], None]
+
+
+class Loop:
+    """Drives one core until it says `Stop`."""
+
+    def __init__(self, core: Core, sockets: dict[int, "zmq.Socket[bytes]"], log: LogLine) -> None:
+        self.core = core
+        self.sockets = sockets
+        self.log = log
+        self.running = False
+        #: Called once each turn of the loop, as the systemd watchdog wants it.
+        self.each_turn: Callable[[], None] = lambda: None
+        #: Performs `Run`; a worker sets it.
+        self.run_job: Callable[[Run], None] | None = None
+        self._addressed = {link: socket.socket_type == zmq.ROUTER for link, socket in sockets.items()}
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._on_wake: list[Callable[[float], Iterable[Action]]] = []
+        self._asked_to_drain = False
+
+    # -- from other threads and signal handlers ------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Make the loop turn now; safe from any thread and from signal handlers."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def request_drain(self) -> None:
+        """Begin the drain at the next turn; safe from signal handlers."""
+        self._asked_to_drain = True
+        self.wake()
+
+    def on_wake(self, callback: Callable[[float], Iterable[Action]]) -> None:
+        """Call *callback* with the time after each wake, and perform the actions it returns."""
+        self._on_wake.append(callback)
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until the core stops; closes the sockets."""
+        poller = zmq.Poller()
+        links = {socket: link for link, socket in self.sockets.items()}
+        for socket in links:
+            poller.register(socket, zmq.POLLIN)
+        poller.register(self._wake_fd, zmq.POLLIN)
+        self.running = True
+        try:
+            while self.running:
+                now = monotonic()
+                timeout = max(0, int((self.core.wake_at(now) - now) * 1000) + 1)
+                events = poller.poll(timeout)
+                self._turn(links, [ready for ready, _ in events])
+        finally:
+            self.close()
+
+    def _turn(self, links: dict[Any, int], ready: list[Any]) -> None:
+        now = monotonic()
+        for source in ready:
+            if source in links:
+                self._drain(links[source], source, now)
+            else:
+                self._woken(now)
+        if now >= self.core.wake_at(now):
+            self.perform(self.core.tick(now), now)
+        self.each_turn()
+
+    def _drain(self, link: int, socket: "zmq.Socket[bytes]", now: float) -> None:
+        """Hand over what has arrived, at most BATCH messages."""
+        receive, perform, addressed = self.core.receive, self.perform, self._addressed[link]
+        with contextlib.suppress(zmq.Again):
+            for _ in range(BATCH):
+                sender = _recv(socket, _NOBLOCK) if addressed else b""
+                frame = _recv(socket, _NOBLOCK)
+                if _get(socket, _RCVMORE):
+                    perform(self.core.malformed(link, sender, 1 + _discard_rest(socket), now), now)
+                else:
+                    perform(receive(link, sender, frame, now), now)
+
+    def _woken(self, now: float) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)
+        for callback in self._on_wake:
+            self.perform(callback(now), now)
+        if self._asked_to_drain:
+            self._asked_to_drain = False
+            self.perform(self.core.drain(now), now)
+
+    # -- actions -------------------------------------------------------------------------------------------------------
+
+    def perform(self, actions: Iterable[Action], now: float) -> None:
+        """Do what the core decided."""
+        for action in actions:
+            if isinstance(action, Send):
+                link, to, frame = action
+                if not self._deliver(link, to, frame):
+                    self.perform(self.core.undeliverable(link, to, frame, now), now)
+            else:
+                self._perform_rare(action)
+
+    def _deliver(self, link: int, to: bytes, frame: bytes) -> bool:
+        socket = self.sockets[link]
+        try:
+            if self._addressed[link]:
+                _send(socket, to, _SNDMORE_NOBLOCK)
+            _send(socket, frame, _NOBLOCK)
+        except zmq.ZMQError as error:
+            # EHOSTUNREACH: nobody there. EAGAIN: no room. Polling a ROUTER for room would spin; the core decides.
+            if error.errno in {zmq.EHOSTUNREACH, zmq.EAGAIN}:
+                return False
+            raise
+        return True
+
+    def _perform_rare(self, action: Action) -> None:
+        if isinstance(action, Run) and self.run_job is not None:
+            self.run_job(action)
+        elif isinstance(action, Log):
+            self.log(action.level, action.event, action.fields)
+        elif isinstance(action, Stop):
+            self.running = False
+
+    def close(self) -> None:
+        """Close the sockets, giving what was sent last a second to leave."""
+        for socket in self.sockets.values():
+            socket.close(linger=1000)
+        os.close(self._wake_fd)
+
+
+def _discard_rest(socket: "zmq.Socket[bytes]") -> int:
+    """Read the remaining parts of a message and forget them; return how many there were."""
+    parts = 0
+    while _get(socket, _RCVMORE):
+        _recv(socket, _NOBLOCK)
+        parts += 1
+    return parts
+
