@@ -56,7 +56,7 @@ def swap_hint(lon: float, lat: float, region: str) -> str:
     return f"did you swap lon and lat? lon={lat:g}, lat={lon:g} lies in region {region}"
 
 
-def geometry(obj: object, field: str = "geometry") -> Geometry:
+def geometry(obj: object, field: str = "geometry", *, max_vertices: int = MAX_VERTICES) -> Geometry:
     """Return a checked copy of a geometry: a dict, a Feature's geometry, or what `__geo_interface__` says."""
     document = _mapping(obj, field)
     if document.get("type") == "Feature":
@@ -65,7 +65,7 @@ def geometry(obj: object, field: str = "geometry") -> Geometry:
     reader = _reader(kind, field)
     coordinates = document.get("coordinates")
     where = f"{field}.coordinates"
-    _check_size(coordinates, where)
+    _check_size(coordinates, where, max_vertices)
     checked: Geometry = {"type": kind, "coordinates": reader(coordinates, where)}
     _check_valid(checked, field)
     return checked
@@ -155,10 +155,10 @@ def _reader(kind: object, field: str) -> Callable[[object, str], Coordinates]:
     return reader
 
 
-def _check_size(coordinates: object, field: str) -> None:
+def _check_size(coordinates: object, field: str, limit: int) -> None:
     count = _count(coordinates, 4)
-    if count > MAX_VERTICES:
-        message = f"{count:,} positions, where at most {MAX_VERTICES:,} are allowed"
+    if count > limit:
+        message = f"{count:,} positions, where at most {limit:,} are allowed"
         raise InvalidRequest(message, field=field, hint="simplify the geometry or split it")
 
 
