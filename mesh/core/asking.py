@@ -1,0 +1,316 @@
+"""A client's side of its session with a broker: which frames to send, what each frame that comes back means.
+
+Theory of operation. A link (one DEALER) has one `AskCore`. `submit` puts a job into the queue; `frames` says what to
+send, with a HELLO in front when the broker does not know us; `received` takes what came. A job ends exactly once, in
+`done`, with an answer, the bytes of an admin answer, or a `MeshError`. Until then it is
+
+- waiting to be sent (in the queue), or on its way, or waiting out a refusal (in the heap until it is due);
+- sent again for free after NO_SESSION, and when the link was lost under it if running it twice does no harm;
+- sent again at a price (`mesh.core.retry`) after BUSY.
+
+What belongs to no job, such as the late answer of one that was given up, is ignored.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mesh.core import retry
+from mesh.errors import (
+    Busy,
+    DeadlineExceeded,
+    InvalidRequest,
+    MeshError,
+    ProtocolError,
+    RegionUnavailable,
+    RemoteProtocolError,
+    from_dict,
+)
+from mesh.model import AnyAnswer, AnyOperation, Failed
+from mesh.protocol import body, header, limits
+from mesh.protocol.header import Criticality, Flag, Kind, Reason
+
+#: How a job ends.
+Outcome = AnyAnswer | body.Hello | bytes | MeshError
+
+_VERSION = limits.VERSIONS[-1]
+#: A broker that greets us and does not know us a moment later is broken; do not circle with it.
+_MAX_GREETINGS = 5
+_READS = frozenset(
+    {"nearest", "within_radius", "within_box", "within_polygon", "intersects", "find", "count", "get", "get_many"}
+)
+
+
+class StaleMap(ProtocolError):
+    """The broker has another region map; nothing was done. Fetch the map and plan anew."""
+
+    code = "stale_map"
+    retryable = True
+
+
+class Request(NamedTuple):
+    """What to ask a broker: an operation of a region, or one of the kinds that a broker answers itself."""
+
+    kind: int
+    region: bytes = header.NO_REGION
+    body: bytes = b""
+    flags: int = 0
+
+
+def request(region: str, operation: AnyOperation) -> Request:
+    """Return the request that asks *region* for *operation*; raises `LocalProtocolError` for an impossible name."""
+    flags = int(Flag.IDEMPOTENT) if operation.__struct_config__.tag in _READS else 0
+    return Request(int(Kind.REQUEST), header.pad_region(region), body.encode(operation), flags)
+
+
+def admin(kind: Kind) -> Request:
+    """Return the request for a broker's own STATUS, REGIONS or PING, or HELLO for its WELCOME."""
+    return Request(int(kind), flags=int(Flag.IDEMPOTENT))
+
+
+@dataclass(slots=True)
+class _Job:
+    id: bytes
+    request: Request
+    deadline: float
+    #: When a refused job may go out again; None when it waits for nothing but an answer or the wire.
+    due: float | None = None
+    on_its_way: bool = False
+    attempt: int = 0
+    greetings: int = 0
+
+
+class AskCore:
+    """The jobs of one link. Times are seconds of any monotonic clock; *dice* returns a random number in [0, 1)."""
+
+    def __init__(self, budget: retry.RetryBudget, dice: Callable[[], float], brokers: str = "the broker") -> None:
+        #: What the error texts call the other side.
+        self.brokers = brokers
+        self.map_digest = header.ANY_MAP
+        #: What the broker said of itself; None while it does not know us.
+        self.welcome: body.Hello | None = None
+        #: Job ids with their outcomes, in order of arrival; the driver takes them away.
+        self.done: list[tuple[bytes, Outcome]] = []
+        self._budget = budget
+        self._dice = dice
+        self._greeted = False
+        self._linked = False
+        self._jobs: dict[bytes, _Job] = {}
+        self._queue: deque[_Job] = deque()
+        self._cancels: list[bytes] = []
+        self._times: list[tuple[float, bytes]] = []
+
+    # -- what the driver tells -------------------------------------------------------------------------------------
+
+    def submit(self, job_id: bytes, request: Request, deadline: float) -> None:
+        """Take a job; *job_id* is 16 random bytes."""
+        job = self._jobs[job_id] = _Job(job_id, request, deadline)
+        self._queue.append(job)
+        heapq.heappush(self._times, (deadline, job_id))
+
+    def abandon(self, job_id: bytes) -> None:
+        """Forget a job nobody waits for any more, and tell the broker."""
+        job = self._jobs.pop(job_id, None)
+        if job is not None and job.on_its_way and job.request.kind == Kind.REQUEST:
+            self._cancels.append(job_id)
+
+    def lost(self) -> None:
+        """Take note that the connection is gone, and with it whatever was on its way."""
+        self._linked = self._greeted = False
+        self.welcome = None
+        self._cancels.clear()
+        for job in list(self._jobs.values()):
+            if job.on_its_way and not job.request.flags & Flag.IDEMPOTENT:
+                self._finish(job, RegionUnavailable(f"lost {self.brokers}; the write may or may not have happened"))
+            elif job.on_its_way:
+                self._enqueue(job)
+
+    def tick(self, now: float) -> None:
+        """End the jobs whose time is up and take up those whose wait is over."""
+        while self._times and self._times[0][0] <= now:
+            job = self._jobs.get(heapq.heappop(self._times)[1])
+            if job is None:
+                continue
+            if job.deadline <= now:
+                self._expire(job)
+            elif job.due is not None and job.due <= now:
+                self._enqueue(job)
+
+    def frames(self, now: float) -> list[bytes]:
+        """Return what to send now that there is a connection; every frame is meant to be sent."""
+        self._linked = True
+        frames = [self._frame(Request(int(Kind.CANCEL)), job_id) for job_id in self._cancels]
+        self._cancels.clear()
+        if not self._greeted and self._queue:
+            self._greeted = True
+            frames.append(self._frame(Request(int(Kind.HELLO), body=_HELLO)))
+        while self._queue:
+            frames += self._start(self._queue.popleft(), now)
+        return frames
+
+    def received(self, frame: bytes, now: float) -> None:
+        """Take a frame from the broker."""
+        fault = header.fault(frame)
+        if fault is not None:
+            if fault is Reason.VERSION:
+                self._fail_all(RemoteProtocolError(f"{self.brokers}: {header.explain(frame, fault)}"))
+            return
+        fields = header.peek(frame)
+        if fields.kind == Kind.REPLY:
+            self._replied(fields.job, frame)
+        elif fields.kind == Kind.NACK:
+            self._refused(fields, body.decode_text(frame[header.SIZE :]), now)
+        elif fields.kind == Kind.WELCOME:
+            self._welcomed(frame)
+
+    # -- what the driver asks --------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is open."""
+        return not self._jobs
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether `frames` would return any."""
+        return bool(self._queue or self._cancels)
+
+    def next_time(self) -> float | None:
+        """Return when `tick` has something to do, None if never."""
+        while self._times and self._times[0][1] not in self._jobs:
+            heapq.heappop(self._times)
+        return self._times[0][0] if self._times else None
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
+
+    def _start(self, job: _Job, now: float) -> list[bytes]:
+        if job.id not in self._jobs:
+            return []
+        job.on_its_way = True
+        if job.request.kind == Kind.HELLO:
+            if self.welcome is not None:
+                self._finish(job, self.welcome)
+            return []
+        milliseconds = min(max(1, int((job.deadline - now) * 1000)), limits.MAX_BUDGET_MS)
+        return [self._frame(job.request, job.id, milliseconds, min(job.attempt, 255))]
+
+    def _frame(self, request: Request, job_id: bytes = header.NO_JOB, budget_ms: int = 0, attempt: int = 0) -> bytes:
+        fields = header.Header(
+            _VERSION, request.kind, request.flags, Criticality.CRITICAL, attempt, 0, 0, request.region, job_id,
+            budget_ms, 0, self.map_digest,
+        )  # fmt: skip
+        return header.encode(fields, request.body)
+
+    def _enqueue(self, job: _Job) -> None:
+        job.due, job.on_its_way = None, False
+        self._queue.append(job)
+
+    def _finish(self, job: _Job, outcome: Outcome) -> None:
+        if self._jobs.pop(job.id, None) is not None:
+            self.done.append((job.id, outcome))
+
+    def _fail_all(self, error: MeshError) -> None:
+        for job in list(self._jobs.values()):
+            self._finish(job, error)
+
+    def _expire(self, job: _Job) -> None:
+        region = header.region_name(job.request.region)
+        self.abandon(job.id)
+        if self._linked:
+            of = f" of region {region}" if region else ""
+            error: MeshError = DeadlineExceeded(f"no answer{of} from {self.brokers} within the time given")
+        else:
+            error = RegionUnavailable(
+                f"cannot reach {self.brokers}: is mesh-broker running there?", regions=[region] if region else []
+            )
+        self.done.append((job.id, error))
+
+    # -- what frames mean --------------------------------------------------------------------------------------------
+
+    def _welcomed(self, frame: bytes) -> None:
+        try:
+            self.welcome = body.decode_hello(frame[header.SIZE :])
+        except InvalidRequest as error:
+            self._fail_all(RemoteProtocolError(f"{self.brokers} greets us with nonsense: {error}"))
+            return
+        for job in [job for job in self._jobs.values() if job.request.kind == Kind.HELLO]:
+            self._finish(job, self.welcome)
+
+    def _replied(self, job_id: bytes, frame: bytes) -> None:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
+        self._budget.succeeded()
+        content = frame[header.SIZE :]
+        self._finish(job, content if job.request.kind != Kind.REQUEST else self._answer(content))
+
+    def _answer(self, content: bytes) -> Outcome:
+        try:
+            answer = body.decode_reply(content).answer
+        except InvalidRequest as error:
+            return RemoteProtocolError(f"{self.brokers} sent an answer that is none: {error}")
+        return from_dict(answer.error) if isinstance(answer, Failed) else answer
+
+    def _refused(self, fields: header.Header, text: str, now: float) -> None:
+        if fields.reason == Reason.VERSION:
+            spoken = ", ".join(map(str, limits.VERSIONS))
+            self._fail_all(RemoteProtocolError(f"{self.brokers} refuses protocol version {spoken}: {text}"))
+        elif fields.reason == Reason.NO_SESSION:
+            self._forgotten(fields.job)
+        elif (job := self._jobs.get(fields.job)) is not None:
+            if fields.reason in {Reason.BUSY, Reason.NO_CREDIT, Reason.DRAINING}:
+                self._pushed_back(job, fields, text, now)
+            else:
+                self._finish(job, self._refusal(job, fields.reason, text))
+
+    def _forgotten(self, job_id: bytes) -> None:
+        # The broker restarted, or dropped us after a long silence: nothing was done, so saying hello again is free.
+        self._greeted, self.welcome = False, None
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
+        job.greetings += 1
+        if job.greetings >= _MAX_GREETINGS:
+            self._finish(job, RemoteProtocolError(f"{self.brokers} forgets us after each hello"))
+        else:
+            self._enqueue(job)
+
+    def _pushed_back(self, job: _Job, fields: header.Header, text: str, now: float) -> None:
+        unknown = fields.budget_ms == limits.NO_RETRY_AFTER
+        retry_after = None if unknown else fields.budget_ms / 1000
+        job.attempt += 1
+        due = now + retry.backoff(min(job.attempt, 8), self._dice(), retry_after)
+        if fields.flags & Flag.NO_RETRY or due >= job.deadline or not self._may_retry(job, fields.reason):
+            message = f"{self.brokers}: {text or 'too busy'}"
+            self._finish(job, Busy(message, retry_after=retry_after))
+            return
+        job.due, job.on_its_way = due, False
+        heapq.heappush(self._times, (due, job.id))
+
+    def _may_retry(self, job: _Job, reason: int) -> bool:
+        if reason == Reason.DRAINING:
+            # It is leaving, not overloaded: soon the link is lost, and then its successor or the next broker answers.
+            return True
+        self._budget.refused()
+        return job.attempt < retry.MAX_ATTEMPTS and self._budget.allows_retry()
+
+    def _refusal(self, job: _Job, reason: int, text: str) -> MeshError:
+        region = header.region_name(job.request.region)
+        name = Reason(reason).name.lower() if reason in set(Reason) else str(reason)
+        message = text or f"{self.brokers} refuses: {name}"
+        if reason == Reason.STALE_MAP:
+            return StaleMap(message)
+        if reason in {Reason.EXPIRED, Reason.CANCELLED}:
+            return DeadlineExceeded(message)
+        if reason in {Reason.REGION_UNAVAILABLE, Reason.WORKER_LOST}:
+            return RegionUnavailable(message, regions=[region] if region else [])
+        if reason == Reason.UNKNOWN_REGION:
+            return InvalidRequest(message, field="region")
+        if reason == Reason.TOO_LARGE:
+            return InvalidRequest(message, field="body", hint="ask or write less at a time")
+        return RemoteProtocolError(message, reason=name)
+
+
+_HELLO = body.encode(body.Hello(role="client"))
