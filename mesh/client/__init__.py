@@ -1,0 +1,1 @@
+"""The library client: plan which regions to ask, ask them, merge their answers."""
