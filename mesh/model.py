@@ -4,6 +4,7 @@ All are `msgspec` structures, so that a wrong request dies at the edge with the 
 Longitude comes before latitude, both in degrees (WGS84); distances are metres; timestamps are seconds since 1970.
 """
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -290,3 +291,8 @@ class Page(msgspec.Struct, frozen=True):
             "regions": {"asked": list(self.asked_regions), "failed": list(self.failed_regions)},
             "partial": self.partial,
         }
+
+
+def map_digest(data: bytes) -> bytes:
+    """Return the four bytes that identify a region map on the wire: the first of the SHA-256 of its file."""
+    return hashlib.sha256(data).digest()[:4]

@@ -1,0 +1,1 @@
+"""What a worker does with a request: the services, and the threads that run them."""

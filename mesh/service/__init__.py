@@ -1,0 +1,1 @@
+"""Living under a service manager: log lines, signals, exit codes."""

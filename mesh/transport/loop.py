@@ -40,7 +40,7 @@ class Loop:
         #: Called once each turn of the loop, as the systemd watchdog wants it.
         self.each_turn: Callable[[], None] = lambda: None
         #: Performs `Run`; a worker sets it.
-        self.run_job: Callable[[Run], None] | None = None
+        self.run_job: Callable[[Run, float], Iterable[Action]] | None = None
         self._addressed = {link: socket.socket_type == zmq.ROUTER for link, socket in sockets.items()}
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._on_wake: list[Callable[[float], Iterable[Action]]] = []
@@ -122,7 +122,7 @@ class Loop:
                 if not self._deliver(link, to, frame):
                     self.perform(self.core.undeliverable(link, to, frame, now), now)
             else:
-                self._perform_rare(action)
+                self._perform_rare(action, now)
 
     def _deliver(self, link: int, to: bytes, frame: bytes) -> bool:
         socket = self.sockets[link]
@@ -137,9 +137,9 @@ class Loop:
             raise
         return True
 
-    def _perform_rare(self, action: Action) -> None:
+    def _perform_rare(self, action: Action, now: float) -> None:
         if isinstance(action, Run) and self.run_job is not None:
-            self.run_job(action)
+            self.perform(self.run_job(action, now), now)
         elif isinstance(action, Log):
             self.log(action.level, action.event, action.fields)
         elif isinstance(action, Stop):
@@ -159,4 +159,3 @@ def _discard_rest(socket: "zmq.Socket[bytes]") -> int:
         _recv(socket, _NOBLOCK)
         parts += 1
     return parts
-

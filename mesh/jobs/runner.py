@@ -1,0 +1,62 @@
+"""Runs jobs beside the message loop: heartbeats never share a thread with a query."""
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from mesh.core.actions import Action, Run
+from mesh.core.worker import WorkerCore
+from mesh.jobs.base import Service
+
+log = logging.getLogger("mesh.jobs")
+
+
+class Runner:
+    """Performs `Run` actions of one `WorkerCore` on as many threads as it has slots."""
+
+    def __init__(self, service: Service, core: WorkerCore, wake: Callable[[], None]) -> None:
+        self._service = service
+        self._core = core
+        self._wake = wake
+        self._todo: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._done: deque[tuple[bytes, bytes]] = deque()
+        threads = 0 if service.inline else core.settings.slots
+        self._threads = [threading.Thread(target=self._work, name=f"job-{n}", daemon=True) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Run, now: float) -> list[Action]:
+        """Take a job from the core; return what the core wants if it is done at once."""
+        if self._service.inline:
+            return self._core.finished(job.job, self._handle(job), now)
+        self._todo.put(job)
+        return []
+
+    def collect(self, now: float) -> list[Action]:
+        """Tell the core what has finished since; return the actions it wants."""
+        actions: list[Action] = []
+        while self._done:
+            actions += self._core.finished(*self._done.popleft(), now)
+        return actions
+
+    def close(self) -> None:
+        """Let the threads end after what they are doing."""
+        for _ in self._threads:
+            self._todo.put(None)
+        for thread in self._threads:
+            thread.join(timeout=1)
+        self._service.close()
+
+    def _work(self) -> None:
+        while (job := self._todo.get()) is not None:
+            self._done.append((job.job, self._handle(job)))
+            self._wake()
+
+    def _handle(self, job: Run) -> bytes:
+        try:
+            return self._service.handle(job.region, job.body, job.seconds)
+        except Exception:  # a service should not raise; if it does, its client gets an empty reply, not silence
+            log.exception("the service %s failed", self._service.name)
+            return b""
