@@ -24,6 +24,7 @@ from mesh.errors import (
     RemoteProtocolError,
     StoreError,
 )
+from mesh.geo import HALF_CIRCUMFERENCE_M
 from mesh.model import (
     AnyAnswer,
     AnyOperation,
@@ -114,7 +115,11 @@ def nearest(query: Nearest, regions: RegionMap, *, require_all: bool) -> Generat
     tally.add(asks, (yield asks))
     horizon = min(merge.kth_distance(tally.found, query.limit), reach)
     if others := [name for name, bound in bounds.items() if bound <= horizon and name not in first]:
-        narrow = query if horizon == reach else replace(query, max_distance=min(horizon + _SLACK_M, reach))
+        narrow = (
+            query
+            if horizon == reach
+            else replace(query, max_distance=min(horizon + _SLACK_M, reach, HALF_CIRCUMFERENCE_M))
+        )
         asks = [(name, narrow) for name in others]
         tally.add(asks, (yield asks))
     _pardon(tally, bounds, query.limit)
@@ -186,10 +191,17 @@ def prefix(id: str, regions: RegionMap) -> str | None:  # noqa: A002 - the field
 def get(id: str, regions: RegionMap) -> Generator[list[Ask], list[Reply], Place]:  # noqa: A002
     """Ask the region that the id names, then all others; `NotFound` only if each of them said so."""
     named = prefix(id, regions)
+    if named is None:
+        return locate(id, [regions.names])
+    return locate(id, [(named,), [name for name in regions.names if name != named]])
+
+
+def locate(id: str, batches: Sequence[Sequence[str]]) -> Generator[list[Ask], list[Reply], Place]:  # noqa: A002
+    """Ask batch after batch of regions until one holds the place; return its current copy."""
     failed: list[MeshError] = []
     copies: list[Place] = []
-    for batch in ([named] if named else [], [name for name in regions.names if name != named]):
-        for reply in (yield [(name, Get(id)) for name in batch]) if batch else ():
+    for batch in batches:
+        for reply in (yield [(name, Get(id)) for name in batch]):
             if isinstance(reply, Stored):
                 copies.append(reply.place)
             elif not isinstance(reply, NotFound):
