@@ -1,0 +1,49 @@
+"""What several test directories share: one real mongod for the whole session."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("mesh.testing.store_contract")
+
+from mesh.errors import ConfigError  # noqa: E402 - after the registration above
+from mesh.store.mongo import MongoStore  # noqa: E402
+from mesh.store.mongod import Mongod, find_mongod  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """Run a mongod; without one, skip on a laptop with the reason, and fail in CI."""
+    try:
+        find_mongod()
+    except ConfigError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    with Mongod(tmp_path_factory.mktemp("mongod")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_mongo_store(mongod: Mongod) -> Iterator[MongoStore]:
+    """Keep one connected store of the region NE, since creating its indexes takes a second; use `mongo_store`."""
+    store = MongoStore(mongod.uri, "NE", f"test_{uuid.uuid4().hex[:8]}")
+    store.ensure_indexes()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def mongo_store(shared_mongo_store: MongoStore) -> MongoStore:
+    """Return an empty store in the session's mongod."""
+    shared_mongo_store._collection().delete_many({})
+    return shared_mongo_store
+
+
+@pytest.fixture
+def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a path for a unix socket that fits into 108 bytes."""
+    return tmp_path_factory.mktemp("s") / "s"
