@@ -299,7 +299,7 @@ def _ordered(name: str, operand: Any) -> Callable[[Any], bool]:
 
 _CONDITION = re.compile(
     r"""\s*(?P<path>[^\s=!<>]+)\s*(?P<symbol>>=|<=|!=|==|=|>|<)\s*
-        (?P<value>"(?:\\.|[^"\\])*"|.*?)\s*(?:\s+and\s+|$)""",
+        (?P<value>"(?:\\.|[^"\\])*"|[^=<>]*?)\s*(?:\s+and\s+|$)""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 
@@ -312,10 +312,10 @@ def _parse_json(text: str) -> Any:
 
 
 def _parse_conditions(text: str) -> Iterator[tuple[str, str, Any]]:
-    position = 0
+    text, position = text.strip(), 0
     while position < len(text) or position == 0:
         match = _CONDITION.match(text, position)
-        if match is None or not match["value"]:
+        if match is None or not match["value"] or match["value"].lower().endswith(" and"):
             rest = text[position:].strip()
             raise InvalidRequest(
                 f"cannot read {rest!r}", field="where", hint="write name=value, name>=value, joined by 'and', or JSON"
