@@ -39,15 +39,18 @@ def number(value: object, field: str) -> float:
     return result + 0.0  # -0.0 + 0.0 is 0.0
 
 
-def position(lon: object, lat: object, *, field: str | None = None) -> tuple[float, float]:
-    """Return a checked (lon, lat) in degrees; *field* names the pair where it is not plain `lon` and `lat`."""
-    x, y = number(lon, field or "lon"), number(lat, field or "lat")
+def position(
+    lon: object, lat: object, *, field: str | None = None, names: tuple[str, str] = ("lon", "lat")
+) -> tuple[float, float]:
+    """Return a checked (lon, lat) in degrees; an error names *field* if the pair has one name, else one of *names*."""
+    lon_field, lat_field = (field, field) if field else names
+    x, y = number(lon, lon_field), number(lat, lat_field)
     if not -90.0 <= y <= 90.0:
         hint = _SWAP if abs(x) <= 90.0 and abs(y) <= 180.0 else None
-        raise InvalidRequest(f"latitude must be within -90..90, not {y:g}", field=field or "lat", hint=hint)
+        raise InvalidRequest(f"latitude must be within -90..90, not {y:g}", field=lat_field, hint=hint)
     if not -180.0 <= x <= 180.0:
         hint = "subtract or add 360" if abs(x) <= 360.0 else None
-        raise InvalidRequest(f"longitude must be within -180..180, not {x:g}", field=field or "lon", hint=hint)
+        raise InvalidRequest(f"longitude must be within -180..180, not {x:g}", field=lon_field, hint=hint)
     return x, y
 
 
@@ -185,7 +188,7 @@ def _check_valid(checked: Geometry, field: str) -> None:
 
 
 def _each(items: object) -> Iterator[dict[str, Any]]:
-    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
         hint = "give a FeatureCollection, a Feature or a list of Features"
         raise InvalidRequest(f"must be a list of Features, not {_kind(items)}", field="features", hint=hint)
     for index, item in enumerate(items):
