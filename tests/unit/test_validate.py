@@ -422,3 +422,24 @@ def test_a_line_over_water_to_another_region_is_refused() -> None:
     """A ferry line whose ends belong to two coasts has no single owner, though it meets no polygon of the other."""
     line = {"type": "LineString", "coordinates": [[-74.7, 38.9], [-74.95, 38.4]]}
     assert "reaches into" in refused(owner, draft_from(line), the_map()).message
+
+
+def test_a_search_for_shapes_asks_the_owner_of_every_shape_it_meets() -> None:
+    """Whatever shape `owner` accepts, a search that meets it asks its owner: near borders, off coasts, far at sea."""
+    random = np.random.default_rng(31)
+    around = [(-75.0, 38.7), (-80.5, 40.6), (-96.5, 37.0), (-93.8, 29.7), (-122.5, 37.5), (-84.0, 42.0), (-114.6, 35.0)]
+    met = 0
+    for _ in range(400):
+        at = around[random.integers(len(around))] + random.normal(0, 0.4, 2)
+        ends = at + random.normal(0, 0.7, (3, 2))
+        shape = shapely.LineString(ends) if random.random() < 0.5 else shapely.Polygon(ends)
+        try:
+            mine = owner(draft_from(shape), the_map())
+        except InvalidRequest:
+            continue
+        part = shapely.line_interpolate_point(shapely.boundary(shapely.buffer(shape, 1e-9)), random.random())
+        for search in (shape, shapely.buffer(part, 0.05), shapely.box(*(at - 0.3), *(at + 0.3))):
+            if shapely.intersects(search, shape):
+                met += 1
+                assert mine in the_map().regions_in_geometry(mapping(search), shapes=True)
+    assert met > 300
