@@ -133,7 +133,8 @@ def simplify(regions: list[MultiPolygon]) -> list[MultiPolygon]:
 def simplified(lines: np.ndarray, tolerance: float) -> np.ndarray:
     """Simplify lines together, so that they do not come to cross each other, and round them."""
     simple = shapely.simplify(MultiLineString(list(lines)), tolerance, preserve_topology=True)
-    return shapely.get_parts(shapely.transform(simple, lambda xy: np.round(xy, DECIMALS)))
+    parts: np.ndarray = shapely.get_parts(shapely.transform(simple, lambda xy: np.round(xy, DECIMALS)))
+    return parts
 
 
 def ordered(region: MultiPolygon) -> MultiPolygon:
