@@ -23,8 +23,11 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
-    with Mongod(tmp_path_factory.mktemp("mongod")) as running:
-        yield running
+    running = Mongod(tmp_path_factory.mktemp("mongod"))
+    try:
+        yield running.wait()
+    finally:
+        running.kill()  # nobody needs its data, so nobody waits for it to be tidy
 
 
 @pytest.fixture(scope="session")

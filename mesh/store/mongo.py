@@ -19,7 +19,16 @@ from pymongo import MongoClient, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
 
-from mesh.errors import Conflict, InvalidRequest, MeshError, NotFound, StoreError, StoreOverloaded, StoreUnavailable
+from mesh.errors import (
+    ConfigError,
+    Conflict,
+    InvalidRequest,
+    MeshError,
+    NotFound,
+    StoreError,
+    StoreOverloaded,
+    StoreUnavailable,
+)
 from mesh.model import (
     BulkStored,
     Count,
@@ -226,13 +235,24 @@ class MongoStore:
     # -- how ------------------------------------------------------------------------------------------------------
 
     def _collection(self) -> Collection[Any]:
-        if self._places is not None:
-            return self._places
+        places = self._places if self._places is not None else self._connect()
+        client = places.database.client
+        if not client.topology_description.has_readable_server(client.read_preference):
+            # Under a time limit the driver would wait for a dead shard until that ends, whatever
+            # serverSelectionTimeoutMS says; a worker's slot is worth more.
+            with pymongo.timeout(client.options.server_selection_timeout):
+                client.admin.command("ping", read_preference=client.read_preference)
+        return places
+
+    def _connect(self) -> Collection[Any]:
+        given = {name.lower() for name, _ in parse_qsl(urlsplit(self._uri).query)}
+        options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
         with self._lock:
             if self._places is None:
-                given = {name.lower() for name, _ in parse_qsl(urlsplit(self._uri).query)}
-                options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
-                self._client = MongoClient(self._uri, connect=False, appname=f"mesh-{self.region}", **options)
+                try:
+                    self._client = MongoClient(self._uri, connect=False, appname=f"mesh-{self.region}", **options)
+                except ValueError as error:
+                    raise ConfigError(f"MongoDB connection string: {error}", field="uri") from None
                 self._places = self._client[self._database][COLLECTION]
             return self._places
 

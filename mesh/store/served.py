@@ -10,7 +10,7 @@ import socket
 import socketserver
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -89,6 +89,7 @@ class StoreServer(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, store: Store, path: str | Path) -> None:
         self.store, self.path = store, str(path)
+        self._stopping = False
         self._open: set[socket.socket] = set()
         _remove_stale(self.path)
         try:
@@ -97,6 +98,18 @@ class StoreServer(socketserver.ThreadingUnixStreamServer):
             raise ConfigError(f"cannot listen: {error.strerror or error}", field=self.path) from None
         # The workers of a region share its group; nobody else may write into its data.
         Path(self.path).chmod(0o660)
+
+    def serve_until_stopped(self) -> None:
+        """Answer until `stop_soon()` is called."""
+        while not self._stopping:
+            self.handle_request()
+
+    def stop_soon(self) -> None:
+        """End `serve_until_stopped()`; safe in a signal handler, where `shutdown()` would wait for ever."""
+        self._stopping = True
+        # After a signal Python resumes the interrupted wait; a connection ends it.
+        with socket.socket(socket.AF_UNIX) as knock, contextlib.suppress(OSError):
+            knock.connect(self.path)
 
     def server_close(self) -> None:
         """Stop listening, end all connections and remove the socket file."""
@@ -137,10 +150,11 @@ class _Connection(socketserver.BaseRequestHandler):
             return Failed(StoreError(f"the store failed: {type(error).__name__}: {error}").to_dict())
 
 
-def serve(store: Store, path: str | Path) -> None:
-    """Host *store* on a unix socket until the process is told to stop."""
+def serve(store: Store, path: str | Path, on_start: Callable[[Callable[[], None]], None]) -> None:
+    """Host *store* on a unix socket; *on_start* gets what ends it, for example to hang it on SIGTERM."""
     with StoreServer(store, path) as server:
-        server.serve_forever()
+        on_start(server.stop_soon)
+        server.serve_until_stopped()
 
 
 @contextmanager
