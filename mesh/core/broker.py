@@ -177,7 +177,7 @@ class BrokerCore:
     def _worker_says(self, worker: Worker, frame: bytes, head: Header, now: float) -> None:
         kind = head.kind
         if kind in {Kind.REPLY, Kind.NACK}:
-            self.jobs.complete(worker, frame, head.job, now)
+            self.jobs.complete(worker, frame, head, now)
         elif kind == Kind.HEARTBEAT:
             self.out.send(Link.LOCAL, worker.id, frame)
         elif kind == Kind.DRAIN:
@@ -197,7 +197,7 @@ class BrokerCore:
         worker.instance, worker.epoch, worker.service = ready.instance, ready.epoch, ready.service
         worker.slots, worker.window = max(1, ready.slots), max(1, ready.slots, ready.window)
         worker.heard = now
-        self.jobs.workers.open(worker, now)
+        self.jobs.workers.open(worker)
         if fresh:
             self.out.log("info", "worker ready", worker=worker.instance, service=worker.service, slots=worker.slots)
         self.out.send(Link.LOCAL, sender, self._welcome())

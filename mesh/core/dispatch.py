@@ -191,14 +191,16 @@ class Dispatcher:
 
     # -- a job ends ----------------------------------------------------------------------------------------------------
 
-    def complete(self, worker: Worker, frame: bytes, job_id: bytes, now: float) -> None:
+    def complete(self, worker: Worker, frame: bytes, head: Header, now: float) -> None:
         """Take a worker's answer (REPLY or NACK) and pass it to whoever asked."""
-        job = worker.inflight.get(job_id)
+        job = worker.inflight.get(head.job)
         if job is None:
             self.count["late"] += 1
             return
-        self.workers.release(worker, job, now)
-        del self.outstanding[job_id]
+        self.workers.release(worker, job)
+        if head.kind == Kind.REPLY:
+            self.workers.took(head.credit / 1e6)
+        del self.outstanding[head.job]
         if job.answered:
             self.count["late"] += 1
         else:

@@ -30,7 +30,7 @@ class WorkerCore:
         self.settings = settings
         self.out = Outbox()
         self._waiting: deque[_Waiting] = deque()
-        self._running: dict[bytes, float] = {}
+        self._running: set[bytes] = set()
         self._welcomed = False
         self._heard = now
         self._next_beat = now
@@ -76,10 +76,10 @@ class WorkerCore:
             self.out.log("warning", "broker unreachable", unanswered=len(self._running))
         return self.out.take()
 
-    def finished(self, job: bytes, content: bytes, now: float) -> list[Action]:
-        """Answer a job that was run, and start the next."""
-        self._running.pop(job, None)
-        self._send(Header(kind=Kind.REPLY, job=job), content)
+    def finished(self, job: bytes, content: bytes, seconds: float, now: float) -> list[Action]:
+        """Answer a job that was run, saying how long it took, and start the next."""
+        self._running.discard(job)
+        self._send(Header(kind=Kind.REPLY, job=job, credit=int(seconds * 1e6)), content)
         self._start(now)
         return self.out.take()
 
@@ -123,7 +123,7 @@ class WorkerCore:
             if job.deadline <= now:
                 self.out.send(Link.LOCAL, BROKER, nack(Reason.EXPIRED, "no time left at the worker", job=job.job))
             else:
-                self._running[job.job] = now
+                self._running.add(job.job)
                 self.out.actions.append(Run(job.job, job.region, job.body, job.deadline - now))
 
     def _cancel(self, job: bytes) -> None:

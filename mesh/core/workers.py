@@ -25,7 +25,6 @@ class Worker:
         "id",
         "inflight",
         "instance",
-        "last_done",
         "room",
         "service",
         "slots",
@@ -44,7 +43,6 @@ class Worker:
         self.room = 0
         self.state = State.NEW
         self.heard = now
-        self.last_done = now
         self.done = 0
         self.inflight: dict[bytes, Job] = {}
 
@@ -75,10 +73,9 @@ class Workers:
         """Return the worker with this routing id."""
         return self._by_id.get(routing_id)
 
-    def open(self, worker: Worker, now: float) -> None:
+    def open(self, worker: Worker) -> None:
         """Take in a worker that said READY, with its numbers set."""
         worker.state = State.OPEN
-        worker.last_done = now
         self._by_id[worker.id] = worker
         self._recount()
 
@@ -129,18 +126,18 @@ class Workers:
         if len(worker.inflight) >= worker.slots:
             self._idle.pop(worker, None)
 
-    def release(self, worker: Worker, job: Job, now: float) -> None:
-        """Note that a worker is done with a job, and learn from it how long jobs take."""
+    def release(self, worker: Worker, job: Job) -> None:
+        """Note that a worker is done with a job."""
         inflight = worker.inflight
-        at_once = min(len(inflight), worker.slots)
         del inflight[job.id]
         self.inflight -= 1
-        since = max(worker.last_done, job.dispatched)
-        self.service_seconds += ((now - since) * at_once - self.service_seconds) * SERVICE_WEIGHT
-        worker.last_done = now
         worker.done += 1
         if worker.state is State.OPEN and len(inflight) < worker.slots:
             self._idle[worker] = None
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a job took, as the worker measured it: what the broker sees has the wait for a CPU in it."""
+        self.service_seconds += (seconds - self.service_seconds) * SERVICE_WEIGHT
 
     def expected_wait(self, queued: int) -> float:
         """Return how long a new job would wait here for a worker, in seconds: jobs before it times S / W."""

@@ -5,6 +5,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 
 from mesh.core.actions import Action, Run
 from mesh.core.worker import WorkerCore
@@ -21,7 +22,7 @@ class Runner:
         self._core = core
         self._wake = wake
         self._todo: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
-        self._done: deque[tuple[bytes, bytes]] = deque()
+        self._done: deque[tuple[bytes, bytes, float]] = deque()
         threads = 0 if service.inline else core.settings.slots
         self._threads = [threading.Thread(target=self._work, name=f"job-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
@@ -30,7 +31,7 @@ class Runner:
     def submit(self, job: Run, now: float) -> list[Action]:
         """Take a job from the core; return what the core wants if it is done at once."""
         if self._service.inline:
-            return self._core.finished(job.job, self._handle(job), now)
+            return self._core.finished(*self._handle(job), now)
         self._todo.put(job)
         return []
 
@@ -51,12 +52,15 @@ class Runner:
 
     def _work(self) -> None:
         while (job := self._todo.get()) is not None:
-            self._done.append((job.job, self._handle(job)))
+            self._done.append(self._handle(job))
             self._wake()
 
-    def _handle(self, job: Run) -> bytes:
+    def _handle(self, job: Run) -> tuple[bytes, bytes, float]:
+        """Return the job's id, its answer and the seconds it took."""
+        started = perf_counter()
         try:
-            return self._service.handle(job.region, job.body, job.seconds)
+            answer = self._service.handle(job.region, job.body, job.seconds)
         except Exception:  # a service should not raise; if it does, its client gets an empty reply, not silence
             log.exception("the service %s failed", self._service.name)
-            return b""
+            answer = b""
+        return job.job, answer, perf_counter() - started

@@ -102,7 +102,8 @@ class Header(NamedTuple):
     job: bytes = NO_JOB
     #: Remaining time in milliseconds, relative so that clocks need not agree; in a NACK the time before a retry.
     budget_ms: int = 0
-    #: Cumulative: how many jobs the receiver of this message may have spilled to its sender since both said hello.
+    #: Between brokers cumulative, since both said hello: to the asking side, how many jobs it may spill in all; from
+    #: it, how many it has spilled in all. In a worker's REPLY: the microseconds the job took.
     credit: int = 0
     #: The first bytes of the region map's digest; zeros match any.
     map_digest: bytes = ANY_MAP
