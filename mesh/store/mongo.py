@@ -64,6 +64,7 @@ _OPTIONS: dict[str, Any] = {
 _BATCH = 1_000
 _MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 _ATTEMPTS = 100
+_GOODBYE_SECONDS = 0.2
 
 
 class MongoStore:
@@ -90,7 +91,9 @@ class MongoStore:
         with self._lock:
             client, self._client, self._places = self._client, None, None
         if client is not None:
-            client.close()
+            # close() says goodbye to the server, and waits two seconds for one that is gone.
+            with pymongo.timeout(_GOODBYE_SECONDS):
+                client.close()
 
     # -- reads ----------------------------------------------------------------------------------------------------
 

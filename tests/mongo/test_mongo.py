@@ -1,6 +1,8 @@
 """What can go wrong between a store and its mongod, with a real one."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -186,6 +188,23 @@ def test_mongod_is_searched_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mongod_module, "_in_wheel", lambda: None)
     with pytest.raises(ConfigError, match="no mongod found"):
         find_mongod()
+
+
+def test_a_mongod_dies_with_its_parent(tmp_path: Path) -> None:
+    """A test runner that is killed leaves no database behind."""
+    program = (
+        "import sys, time; from pathlib import Path; from mesh.store.mongod import Mongod;"
+        "print(Mongod(Path(sys.argv[1])).wait().pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = Path(f"/proc/{int(parent.stdout.readline())}/stat")
+        assert child.exists()
+        parent.kill()
+    deadline = time.monotonic() + 5
+    while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
 def test_a_mongod_started_again_on_another_port_takes_writes(own: Mongod, store: MongoStore) -> None:
