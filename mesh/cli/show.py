@@ -130,7 +130,9 @@ def _places(places: Iterable[Place]) -> None:
 
 def _matrix(title: str, rows: list[Mapping[str, Any]]) -> Table:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(*columns, title=title)
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*[str(row.get(column, "")) for column in columns])
     return table

@@ -108,6 +108,10 @@ class AskCore:
         """Take a job; *job_id* is 16 random bytes."""
         job = self._jobs[job_id] = _Job(job_id, request, deadline)
         self._queue.append(job)
+        if len(self._times) > 100 + 4 * len(self._jobs):
+            # Jobs that ended leave their deadlines behind; with long timeouts those would pile up.
+            self._times = [entry for entry in self._times if entry[1] in self._jobs]
+            heapq.heapify(self._times)
         heapq.heappush(self._times, (deadline, job_id))
 
     def abandon(self, job_id: bytes) -> None:
@@ -149,6 +153,10 @@ class AskCore:
         while self._queue:
             frames += self._start(self._queue.popleft(), now)
         return frames
+
+    def farewell(self) -> bytes | None:
+        """Return what to send before closing, None if the broker does not know us."""
+        return self._frame(Request(int(Kind.GOODBYE))) if self._greeted and self._linked else None
 
     def received(self, frame: bytes, now: float) -> None:
         """Take a frame from the broker."""

@@ -5,6 +5,7 @@ that a connection is gone from POLLOUT: with IMMEDIATE=1 a DEALER without a fini
 drivers wait between pumps: `Connection` here, with a poller, and `AsyncConnection` in `mesh.transport.aio`.
 """
 
+import contextlib
 import os
 import random
 import threading
@@ -27,6 +28,9 @@ PATIENCE_SECONDS = 1.0
 _LOOK_SECONDS = 0.08
 #: Frames taken in one pump, so that an event loop gets its turn.
 _MAX_FRAMES = 500
+
+#: Milliseconds that a goodbye may take to leave; it matters little, so no one waits for it longer.
+_LINGER_MS = 50
 
 # Plain integers: pyzmq's enum flags cost as much as a small message.
 _POLLIN, _POLLOUT, _EVENTS, _NOBLOCK = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.EVENTS), int(zmq.NOBLOCK)
@@ -105,8 +109,12 @@ class Link:
             self._send(now)
 
     def close(self) -> None:
-        """Close the socket; whoever still waits gets nothing."""
-        self.socket.close(0)
+        """Say goodbye, so that the broker need not wait for our silence, and close the socket."""
+        farewell = self.core.farewell()
+        if farewell is not None and not self.socket.closed:
+            with contextlib.suppress(zmq.Again):
+                self.socket.send(farewell, _NOBLOCK)
+        self.socket.close(_LINGER_MS)
 
     def _notice(self, *, linked: bool) -> None:
         if self._linked and not linked:

@@ -151,7 +151,8 @@ def test_a_request_is_preceded_by_one_hello(start: Start) -> None:
     assert connection.ask([FIND], 2.0) == [Counted(1)]
     assert connection.ask([request("ne", Delete("x"))], 2.0) == [Counted(2)]
     connection.close()
-    assert broker.kinds() == ["HELLO", "REQUEST", "REQUEST"]
+    wait_until(lambda: len(broker.seen) == 4)
+    assert broker.kinds() == ["HELLO", "REQUEST", "REQUEST", "GOODBYE"]
     read, write = broker.requests()
     assert (header.region_name(read.region), read.map_digest) == ("ne", b"\1\2\3\4")
     assert 1000 < read.budget_ms <= 2000
@@ -248,8 +249,8 @@ def test_a_broker_that_forgot_us_is_greeted_again(start: Start) -> None:
     assert connection.ask([FIND], 2.0) == [Counted(1)]
     broker.greeted.clear()
     assert connection.ask([FIND], 2.0) == [Counted(3)]
-    connection.close()
     assert broker.kinds() == ["HELLO", "REQUEST", "REQUEST", "HELLO", "REQUEST"]
+    connection.close()
     assert broker.requests()[1].job == broker.requests()[2].job
 
 
