@@ -62,7 +62,7 @@ class Core(Protocol):
     def tick(self, now: float) -> list[Action]:
         """Time has passed; called at least when `wake_at` says so."""
 
-    def wake_at(self, now: float) -> float:
+    def wake_at(self) -> float:
         """When the core wants its next tick."""
 
     def drain(self, now: float) -> list[Action]:

@@ -37,6 +37,7 @@ class BrokerCore:
         self.neighbours = Neighbours(settings, self.jobs)
         self.started = now
         self._next_beat = now
+        self._next_sweep = now
         self._drain_until: float | None = None
         self._client_kinds: dict[int, _ClientHandler] = {
             Kind.HELLO: self._client_hello,
@@ -85,6 +86,7 @@ class BrokerCore:
     def tick(self, now: float) -> list[Action]:
         """Keep deadlines, heartbeats and the drain."""
         self.jobs.sweep(now)
+        self._next_sweep = now + SWEEP_SECONDS
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
             self._beat(now)
@@ -93,10 +95,10 @@ class BrokerCore:
             self._leave()
         return self.out.take()
 
-    def wake_at(self, now: float) -> float:
+    def wake_at(self) -> float:
         """Return when the next tick is due."""
         busy = self.jobs.outstanding or self._drain_until is not None
-        return min(self._next_beat, now + SWEEP_SECONDS) if busy else self._next_beat
+        return min(self._next_beat, self._next_sweep) if busy else self._next_beat
 
     def drain(self, now: float) -> list[Action]:
         """Refuse new jobs, finish those that are here, say goodbye, and `Stop`."""

@@ -10,19 +10,27 @@ from math import ceil
 class Wallet:
     """What this broker may spill to one peer."""
 
-    __slots__ = ("limit", "sent")
+    __slots__ = ("limit", "sent", "unbacked")
 
     def __init__(self) -> None:
         self.limit = 0
         self.sent = 0
+        #: How many of the last credits have no idle worker behind them: jobs sent on those wait for one there.
+        self.unbacked = 0
 
     @property
     def left(self) -> int:
         """Jobs that may be sent now."""
         return self.limit - self.sent
 
-    def raise_to(self, limit: int) -> bool:
+    @property
+    def backed(self) -> bool:
+        """Whether an idle worker was behind the next credit when the peer last spoke."""
+        return self.left > self.unbacked
+
+    def raise_to(self, limit: int, unbacked: int) -> bool:
         """Note the peer's limit; return True if it grew."""
+        self.unbacked = unbacked
         grew = limit > self.limit
         if grew:
             self.limit = limit
@@ -64,13 +72,20 @@ def prefetch(slots: int, rtt_seconds: float, service_seconds: float) -> int:
     return min(ceil(slots * rtt_seconds / service_seconds), 4 * slots) + 1
 
 
+def promised(grants: list[Grant]) -> int:
+    """Return how many jobs those who want to spill may still send."""
+    return sum(grant.unspent for grant in grants if grant.wanted)
+
+
 def share(grants: list[Grant], room: int, *, standing: bool) -> list[Grant]:
     """Raise grants until *room* is used up; return those that were raised.
 
     Those who want more than they hold come first, the neediest before the others. With *standing*, each peer without
-    credit gets one unasked, so that its first spill costs no round trip.
+    credit gets one unasked, so that its first spill costs no round trip. Standing credit takes no room: it would
+    strand idle workers with those who do not need them. It can be spent all the same, so a spilled job may have to
+    wait here; there are at most as many such credits as peers.
     """
-    room -= sum(grant.unspent for grant in grants)
+    room -= promised(grants)
     raised: dict[Grant, None] = {}
     while room > 0:
         neediest = max(grants, key=lambda grant: grant.wanted - grant.unspent, default=None)

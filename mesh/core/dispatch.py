@@ -134,8 +134,9 @@ class Dispatcher:
 
     def _spill_target(self, job: Job) -> Peer | None:
         # Not back to where it came from: there its id is taken.
-        wait = self.workers.expected_wait(self.waiting.local)
-        return self.peers.cheapest(wait, job.origin_peer)
+        workers = self.workers
+        one_turn = workers.service_seconds / max(1, workers.slots)
+        return self.peers.cheapest(workers.expected_wait(self.waiting.local), one_turn, job.origin_peer)
 
     def _spill(self, job: Job, peer: Peer, now: float) -> None:
         self.count["spilled_out"] += 1
@@ -233,7 +234,7 @@ class Dispatcher:
         peer = job.origin_peer
         if peer is not None:
             peer.told_credit = peer.grant.granted
-            frame = replace(frame, peek(frame)._replace(demand=0, credit=peer.grant.granted))
+            frame = replace(frame, peek(frame)._replace(demand=self.unbacked(peer), credit=peer.grant.granted))
         self.out.send(Link.FRONT, job.origin, frame)
 
     def end(self, job: Job, reason: Reason, text: str, *, retry_after: float | None = None, retry: bool = True) -> None:
@@ -244,10 +245,8 @@ class Dispatcher:
     def _say_no(
         self, job: Job, reason: Reason, text: str, *, retry_after: float | None = None, retry: bool = True
     ) -> None:
-        credit = job.origin_peer.grant.granted if job.origin_peer is not None else 0
         self.count[f"refused_{reason.name.lower()}"] += 1
-        frame = nack(reason, text, job=job.id, retry_after=retry_after, retry=retry, credit=credit)
-        self.out.send(Link.FRONT, job.origin, frame)
+        self.answer(job, nack(reason, text, job=job.id, retry_after=retry_after, retry=retry))
 
     def refuse(self, to: bytes, job_id: bytes, reason: Reason, text: str) -> None:
         """Refuse a request that never became a job."""
@@ -323,6 +322,14 @@ class Dispatcher:
         room = idle + extra - len(self.waiting.spilled) if self.workers.slots else 0
         raised = credit.share([peer.grant for peer in asking.values()], room, standing=idle >= 2)
         return [asking[id(grant)] for grant in raised]
+
+    def unbacked(self, peer: Peer) -> int:
+        """Return how many of a peer's unspent credits have no idle worker behind them."""
+        unspent = peer.grant.unspent
+        if unspent <= 0:
+            return 0
+        promised = credit.promised([other.grant for other in self.peers]) + len(self.waiting.spilled)
+        return min(unspent, max(0, promised - self.workers.idle_slots), 0xFFFF)
 
     @property
     def idle(self) -> bool:

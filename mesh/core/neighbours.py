@@ -3,7 +3,8 @@
 Theory of operation. Between two brokers there are two sessions, one for each direction in which jobs go. The asking
 side (cloud BE) says HELLO until it hears WELCOME, then a HEARTBEAT each interval; it carries demand (jobs it would like
 to spill) and, in the credit field, how many it has spilled in all. The serving side (cloud FE) echoes each heartbeat at
-once with the limit in the credit field, so that a round trip is measured, and sends one unasked when a limit rises.
+once with the limit in the credit field, so that a round trip is measured, and sends one unasked when a limit rises;
+its demand field says how many of those credits have no idle worker behind them.
 Both sides zero the counters when the other's epoch changes, and only then.
 """
 
@@ -46,9 +47,9 @@ class Neighbours:
             )
         )
 
-    def welcome(self, credit: int = 0) -> bytes:
+    def welcome(self, credit: int = 0, unbacked: int = 0) -> bytes:
         """Return a WELCOME."""
-        head = Header(kind=Kind.WELCOME, credit=credit, map_digest=self.settings.map_digest)
+        head = Header(kind=Kind.WELCOME, credit=credit, demand=unbacked, map_digest=self.settings.map_digest)
         return encode(head, self._welcome_body)
 
     # -- a peer that asks ----------------------------------------------------------------------------------------------
@@ -84,11 +85,11 @@ class Neighbours:
         peer.asking = after
         self.changed = True
         peer.told_credit = peer.grant.granted
-        self.out.send(Link.FRONT, peer.routing_id, self.welcome(peer.grant.granted))
+        self.out.send(Link.FRONT, peer.routing_id, self.welcome(peer.grant.granted, self.jobs.unbacked(peer)))
 
     def _tell_credit(self, peer: Peer, token: bytes = NO_JOB) -> None:
         peer.told_credit = peer.grant.granted
-        head = Header(kind=Kind.HEARTBEAT, job=token, credit=peer.grant.granted)
+        head = Header(kind=Kind.HEARTBEAT, job=token, credit=peer.grant.granted, demand=self.jobs.unbacked(peer))
         self.out.send(Link.FRONT, peer.routing_id, encode(head))
 
     # -- a peer that serves --------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ class Neighbours:
         if head.kind == Kind.WELCOME:
             self._peer_welcome(peer, frame, head, after, now)
             return
-        richer = peer.wallet.raise_to(head.credit)
+        richer = peer.wallet.raise_to(head.credit, head.demand)
         if head.kind in {Kind.REPLY, Kind.PARTIAL, Kind.NACK}:
             self._answered(peer, frame, head, now)
         elif head.kind == Kind.HEARTBEAT and head.job != NO_JOB:
@@ -135,7 +136,7 @@ class Neighbours:
         if peer.serving is not State.OPEN:
             self.out.log("info", "peer up", peer=peer.name, software=welcome.software)
         peer.serving = after
-        peer.wallet.raise_to(head.credit)
+        peer.wallet.raise_to(head.credit, head.demand)
         self._heartbeat(peer, now)
 
     def _with(self, peer: Peer) -> list[Job]:

@@ -89,12 +89,17 @@ class Peers:
         """Return the peer with this routing id, which is its region's name."""
         return self._by_routing_id.get(routing_id)
 
-    def cheapest(self, wait_seconds: float, but: Peer | None) -> Peer | None:
-        """Return the nearest peer that has granted room, if going there beats waiting here *wait_seconds*."""
-        best, cost = None, wait_seconds
+    def cheapest(self, wait_here: float, wait_there: float, but: Peer | None) -> Peer | None:
+        """Return the nearest peer that has granted room, if going there beats waiting here.
+
+        The cost of a peer is the round trip, and *wait_there* seconds more if no idle worker is behind its credit.
+        """
+        best, lowest = None, wait_here
         for peer in self._by_routing_id.values():
-            if peer.wallet.left > 0 and peer.rtt_seconds < cost and peer is not but and peer.serving is State.OPEN:
-                best, cost = peer, peer.rtt_seconds
+            if peer.wallet.left > 0 and peer is not but and peer.serving is State.OPEN:
+                cost = peer.rtt_seconds if peer.wallet.backed else peer.rtt_seconds + wait_there
+                if cost < lowest:
+                    best, lowest = peer, cost
         return best
 
     def grants(self) -> list[Grant]:

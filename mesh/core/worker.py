@@ -40,9 +40,8 @@ class WorkerCore:
         return f"<WorkerCore {self.settings.instance} running={len(self._running)} waiting={len(self._waiting)}>"
 
     @property
-    def connected(self) -> bool:
-        """Whether the broker has welcomed this worker and was heard of lately."""
-        return self._welcomed
+    def _idle(self) -> bool:
+        return not (self._running or self._waiting)
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
@@ -90,14 +89,14 @@ class WorkerCore:
             if now - self._heard > self.settings.heartbeat * self.settings.liveness:
                 self._welcomed = False
             self._beat()
-        if self._drain_until is not None and (not (self._running or self._waiting) or now >= self._drain_until):
+        if self._drain_until is not None and (self._idle or now >= self._drain_until):
             self._send(Header(kind=Kind.GOODBYE))
             self.out.actions.append(Stop())
         return self.out.take()
 
-    def wake_at(self, now: float) -> float:
+    def wake_at(self) -> float:
         """Return when the next tick is due."""
-        return min(self._next_beat, now + 0.02) if self._drain_until is not None else self._next_beat
+        return 0.0 if self._drain_until is not None and self._idle else self._next_beat
 
     def drain(self, now: float) -> list[Action]:
         """Finish what is here, take nothing new, say goodbye, and `Stop`."""

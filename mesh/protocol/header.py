@@ -94,7 +94,8 @@ class Header(NamedTuple):
     attempt: int = 0
     #: Why, in a NACK.
     reason: int = 0
-    #: How many jobs the sender would like to spill here.
+    #: From a broker that asks: how many jobs it would like to spill. From one that serves: how many of the credits it
+    #: has granted have no idle worker behind them.
     demand: int = 0
     #: The region whose data the job is about, NUL-padded.
     region: bytes = NO_REGION

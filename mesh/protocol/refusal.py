@@ -15,12 +15,11 @@ def nack(
     job: bytes = NO_JOB,
     retry_after: float | None = None,
     retry: bool = True,
-    credit: int = 0,
 ) -> bytes:
     """Return the frame of a NACK; *retry_after* in seconds, *retry* False for "do not send this again"."""
     wait = limits.NO_RETRY_AFTER if retry_after is None else int(min(retry_after * 1000, _LONGEST_WAIT_MS))
     flags = Flag.NONE if retry else Flag.NO_RETRY
-    head = Header(kind=Kind.NACK, flags=flags, reason=reason, job=job, budget_ms=wait, credit=credit)
+    head = Header(kind=Kind.NACK, flags=flags, reason=reason, job=job, budget_ms=wait)
     return encode(head, encode_text(text))
 
 

@@ -74,7 +74,7 @@ class Loop:
         try:
             while self.running:
                 now = monotonic()
-                timeout = max(0, int((self.core.wake_at(now) - now) * 1000) + 1)
+                timeout = max(0, int((self.core.wake_at() - now) * 1000) + 1)
                 events = poller.poll(timeout)
                 self._turn(links, [ready for ready, _ in events])
         finally:
@@ -87,7 +87,7 @@ class Loop:
                 self._drain(links[source], source, now)
             else:
                 self._woken(now)
-        if now >= self.core.wake_at(now):
+        if now >= self.core.wake_at():
             self.perform(self.core.tick(now), now)
         self.each_turn()
 
