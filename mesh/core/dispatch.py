@@ -328,8 +328,9 @@ class Dispatcher:
         unspent = peer.grant.unspent
         if unspent <= 0:
             return 0
-        promised = credit.promised([other.grant for other in self.peers]) + len(self.waiting.spilled)
-        return min(unspent, max(0, promised - self.workers.idle_slots), 0xFFFF)
+        others = credit.promised([other.grant for other in self.peers if other is not peer])
+        ahead = unspent + others + len(self.waiting.spilled)
+        return min(unspent, max(0, ahead - self.workers.idle_slots), 0xFFFF)
 
     @property
     def idle(self) -> bool:
