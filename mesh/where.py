@@ -141,6 +141,9 @@ def _check_operand(name: str, operand: Any, field: str) -> None:
             raise InvalidRequest("needs true or false", field=field)
     elif name in {"$in", "$nin"}:
         _check_choices(operand, field)
+    elif name in _ORDER and operand is None:
+        # MongoDB's own answer differs with its plan: through a wildcard index, {$gte: null} loses missing fields.
+        raise InvalidRequest("null has no order", field=field, hint="use {field: null} for null or missing")
     else:
         _check_scalar(operand, field)
 
@@ -289,9 +292,6 @@ def _equal_to(values: list[Any]) -> Callable[[Any], bool]:
 
 def _ordered(name: str, operand: Any) -> Callable[[Any], bool]:
     kind, compare = _kind(operand), _ORDER[name]
-    if kind == "null":
-        inclusive = name in {"$gte", "$lte"}
-        return lambda value: inclusive and _kind(value) == "null"
     return lambda value: _kind(value) == kind and compare(value, operand)
 
 

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from mesh import geo
 from mesh.errors import NotFound
-from mesh.model import Count, Draft, Find, Nearest, WithinBox
+from mesh.model import Count, Draft, Find, Mark, Nearest, WithinBox
 from mesh.store.memory import MemoryStore
 
 
@@ -56,3 +57,16 @@ def test_a_caller_may_go_on_using_its_own_properties() -> None:
     store.insert(Draft(1, 2, properties, "a"))
     properties["deep"]["n"] = 2
     assert store.get("a").properties == {"deep": {"n": 1}}
+
+
+@pytest.mark.parametrize("limit", [1, 3, 10, 50])
+def test_ties_are_cut_by_id_wherever_numpy_leaves_them(limit: int) -> None:
+    """Many places at few positions: of those as far as the last one, the smallest ids are returned."""
+    rng = random.Random(limit)
+    drafts = [Draft(-73 - rng.randrange(4) / 10, 40, {}, f"p{n:03}") for n in range(400)]
+    store = MemoryStore("NE")
+    store.insert_many(drafts)
+    wanted = sorted((geo.distance(-73.05, 40, d.lon, d.lat), d.id) for d in drafts)
+    for skip in (0, 90, 250):
+        found = store.nearest(Nearest(-73.05, 40, limit, after=Mark(*wanted[skip])))
+        assert [(p.distance, p.id) for p in found.places] == wanted[skip + 1 : skip + 1 + limit]
