@@ -31,7 +31,7 @@ PAUSE_SECONDS = 0.5
 
 _LON, _LAT = ("lon", "longitude", "lng", "long"), ("lat", "latitude")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?")
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][-+]?[0-9]{1,2})?")
 
 
 class Store(Protocol):
@@ -122,7 +122,7 @@ def _from_columns(header: list[str], row: list[str], lon: int, lat: int) -> Any:
     if len(row) != len(header):
         error = InvalidRequest(f"has {len(row)} columns, the first line has {len(header)}", field="row")
         return Unreadable(",".join(row), error)
-    place: dict[str, Any] = {"lon": guess(row[lon]), "lat": guess(row[lat]), "properties": {}}
+    place: dict[str, Any] = {"lon": _degrees(row[lon]), "lat": _degrees(row[lat]), "properties": {}}
     for index, (name, text) in enumerate(zip(header, row, strict=True)):
         if name.strip().lower() == "id":
             place |= {"id": text} if text else {}
@@ -131,10 +131,17 @@ def _from_columns(header: list[str], row: list[str], lon: int, lat: int) -> Any:
     return place
 
 
+def _degrees(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text  # `validate` says what is wrong with it
+
+
 def guess(text: str) -> Any:
     """Return what a CSV field means: whole numbers, decimals, true and false; everything else is text.
 
-    `007` and numbers of more than 18 digits are text, because they are names (ZIP codes, ids) more often than numbers.
+    `007`, `12e4` and numbers of more than 18 digits are text: they are names (ZIP codes, ids) more often than numbers.
     """
     plain = text.strip()
     if _WHOLE.fullmatch(plain):
