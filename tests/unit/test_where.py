@@ -201,7 +201,7 @@ def test_mongodb_means_the_same_by_every_operator(mongo_store: MongoStore) -> No
 
 @pytest.mark.mongo
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(documents=st.lists(_documents, min_size=8, max_size=20), wheres=st.lists(_wheres, min_size=2, max_size=6))
 def test_mongodb_means_the_same(mongo_store: MongoStore, documents: list[Any], wheres: list[Any]) -> None:
     """Random filters on random documents match in Python exactly where they do in a real MongoDB with its indexes."""
