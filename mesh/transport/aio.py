@@ -47,12 +47,13 @@ class AsyncConnection:
             self._forget(ids)
 
     async def close(self) -> None:
-        """Close; what still waits is cancelled."""
+        """Close; what still waits ends with an error."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for future in self._waiting.values():
-            future.cancel()
+            if not future.done():
+                future.set_result(LocalProtocolError("this client was closed meanwhile"))
         self._waiting.clear()
         if self._link is not None and self._loop is not None:
             self._loop.remove_reader(self._descriptor)

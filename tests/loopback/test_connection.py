@@ -446,6 +446,21 @@ def test_a_cancelled_task_cancels_its_job(start: Start) -> None:
     assert "CANCEL" in broker.kinds()
 
 
+def test_closing_ends_what_still_waits(start: Start) -> None:
+    """With an error that says why, not with a cancellation nobody asked for."""
+    broker = start(silence)
+
+    async def main() -> Outcome:
+        connection = AsyncConnection(broker.endpoint)
+        task = asyncio.create_task(connection.ask([FIND], 5.0))
+        await asyncio.to_thread(wait_until, broker.requests)
+        await connection.close()
+        return (await task)[0]
+
+    outcome = asyncio.run(main())
+    assert isinstance(outcome, LocalProtocolError)
+
+
 def test_async_deadline_absence_and_loops(free_endpoint: str) -> None:
     """The errors are those of the blocking connection; another event loop is refused."""
     connection = AsyncConnection(free_endpoint)

@@ -3,13 +3,18 @@
 import inspect
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import mesh
 from mesh import AsyncClient, Client
-from mesh.errors import InvalidRequest
+from mesh.core.asking import Outcome, Request, StaleMap
+from mesh.errors import InvalidRequest, ProtocolError
+from mesh.model import Found
+from mesh.protocol.body import Hello
+from mesh.protocol.header import Kind
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = {
@@ -88,3 +93,48 @@ def test_what_is_no_broker_is_refused(broker: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Client(broker)
     assert caught.value.field == "broker"
+
+
+class Redrawn:
+    """A connection to brokers that were restarted with another map: the first *stale* requests are refused."""
+
+    def __init__(self, stale: int) -> None:
+        self.stale = stale
+        self.kinds: list[str] = []
+        self.map_digest = b""
+
+    def ask(self, requests: Sequence[Request], _timeout: float) -> list[Outcome]:
+        """Answer with a WELCOME, the map, or nothing found."""
+        return [self._answer(request) for request in requests]
+
+    def close(self) -> None:
+        """Close nothing."""
+
+    def _answer(self, request: Request) -> Outcome:
+        self.kinds.append(Kind(request.kind).name)
+        if request.kind == Kind.HELLO:
+            return Hello(role="broker", map_digest="00000000")
+        if request.kind == Kind.REGIONS:
+            return (ROOT / "inventory/regions.geojson").read_bytes()
+        self.stale -= 1
+        return StaleMap("redrawn") if self.stale >= 0 else Found([])
+
+
+def client_of(connection: Redrawn, directory: Path) -> Client:
+    client = Client("127.0.0.1:1", cache_dir=directory)
+    client.close()
+    client._connection = connection  # type: ignore[assignment]
+    return client
+
+
+def test_a_map_that_was_redrawn_is_fetched_and_the_question_planned_anew(tmp_path: Path) -> None:
+    """The caller does not notice."""
+    connection = Redrawn(stale=1)
+    assert client_of(connection, tmp_path).nearest(lon=-118.25, lat=34.05, max_distance=1000.0).places == []
+    assert connection.kinds == ["HELLO", "REGIONS", "REQUEST", "REGIONS", "REQUEST"]
+
+
+def test_a_map_that_stays_stale_is_an_error(tmp_path: Path) -> None:
+    """Two brokers that disagree about the map must not send the client in circles."""
+    with pytest.raises(ProtocolError, match="redrawn"):
+        client_of(Redrawn(stale=9), tmp_path).nearest(lon=-118.25, lat=34.05, max_distance=1000.0)
