@@ -1,134 +1,20 @@
 """The client's connections over real sockets, against a broker of thirty lines that does what each test says."""
 
-import asyncio
-import socket as plain
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import zmq
 
 from mesh.core.asking import Outcome, Request, StaleMap, admin, request
 from mesh.errors import Busy, DeadlineExceeded, InvalidRequest, LocalProtocolError, ProtocolError, RegionUnavailable
 from mesh.model import Counted, Delete, Failed, Find, Get
 from mesh.protocol import body, header
 from mesh.protocol.header import Flag, Header, Kind, Reason
-from mesh.protocol.refusal import nack
-from mesh.transport.aio import AsyncConnection
 from mesh.transport.connection import Connection, endpoint
+from tests.loopback.fake_broker import FakeBroker, Start, refuse, reply, silence, wait_until
 
-Answer = Callable[["FakeBroker", bytes, Header, bytes], None]
 FIND = request("ne", Find())
-
-
-class FakeBroker:
-    """A ROUTER in a thread; *answer* decides what a request gets."""
-
-    def __init__(self, answer: Answer, address: str = "tcp://127.0.0.1:*") -> None:
-        self.answer = answer
-        self.seen: list[Header] = []
-        self.greeted: set[bytes] = set()
-        self.welcomes = True
-        self._context = zmq.Context()
-        self._router = self._context.socket(zmq.ROUTER)
-        self._router.setsockopt(zmq.LINGER, 0)
-        self._router.bind(address)
-        self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def kinds(self) -> list[str]:
-        """Return the names of the kinds that arrived."""
-        return [Kind(head.kind).name for head in self.seen]
-
-    def requests(self) -> list[Header]:
-        """Return the headers of the requests that arrived."""
-        return [head for head in self.seen if head.kind == Kind.REQUEST]
-
-    def send(self, sender: bytes, frame: bytes) -> None:
-        """Send a frame to a client."""
-        self._router.send_multipart([sender, frame])
-
-    def close(self) -> None:
-        """Stop; the port is free afterwards."""
-        self._stop.set()
-        self._thread.join()
-        self._context.destroy(0)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            if self._router.poll(10):
-                sender, frame = self._router.recv_multipart()
-                self._handle(sender, header.decode(frame), frame[header.SIZE :])
-
-    def _handle(self, sender: bytes, head: Header, content: bytes) -> None:
-        self.seen.append(head)
-        if head.kind == Kind.HELLO:
-            self.greeted.add(sender)
-            if self.welcomes:
-                welcome = body.Hello(role="broker", region="ne", regions=("ne",), map_digest="01020304")
-                self.send(sender, header.encode(Header(kind=Kind.WELCOME), body.encode(welcome)))
-        elif sender not in self.greeted:
-            self.send(sender, nack(Reason.NO_SESSION, "who are you?", job=head.job))
-        else:
-            self.answer(self, sender, head, content)
-
-
-def reply(broker: FakeBroker, sender: bytes, head: Header, _content: bytes = b"") -> None:
-    """Answer with the number of requests so far."""
-    if head.kind == Kind.REQUEST:
-        content = body.encode(body.Reply(Counted(len(broker.requests())), "ne/1"))
-        broker.send(sender, header.encode(Header(kind=Kind.REPLY, job=head.job), content))
-
-
-def silence(_broker: FakeBroker, _sender: bytes, _head: Header, _content: bytes) -> None:
-    """Answer nothing."""
-
-
-def refuse(reason: Reason, text: str = "no", **more: float | bool) -> Answer:
-    """Return what refuses everything with a NACK."""
-
-    def answer(broker: FakeBroker, sender: bytes, head: Header, _content: bytes) -> None:
-        if head.kind == Kind.REQUEST:
-            broker.send(sender, nack(reason, text, job=head.job, **more))  # type: ignore[arg-type]
-
-    return answer
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for something another thread does."""
-    end = time.monotonic() + 5.0
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-Start = Callable[..., FakeBroker]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start brokers that end with the test."""
-    brokers: list[FakeBroker] = []
-
-    def starting(answer: Answer = reply, address: str = "tcp://127.0.0.1:*") -> FakeBroker:
-        brokers.append(FakeBroker(answer, address))
-        return brokers[-1]
-
-    yield starting
-    for broker in brokers:
-        broker.close()
-
-
-@pytest.fixture
-def free_endpoint() -> str:
-    """Return an address where nobody listens."""
-    with plain.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def ask(broker: str | list[str], *requests: Request, timeout: float = 2.0) -> list[Outcome]:
@@ -388,92 +274,6 @@ def test_a_read_survives_the_restart_of_its_broker(start: Start) -> None:
     connection.close()
     assert isinstance(lost, RegionUnavailable)
     assert "may or may not" in str(lost)
-
-
-# -- asyncio ----------------------------------------------------------------------------------------------------------
-
-
-def test_many_tasks_share_one_socket(start: Start) -> None:
-    """A thousand concurrent questions need one greeting, and none is forgotten."""
-    broker = start()
-
-    async def main() -> list[list[Outcome]]:
-        connection = AsyncConnection(broker.endpoint)
-        try:
-            return await asyncio.gather(*[connection.ask([FIND, FIND], 20.0) for _ in range(500)])
-        finally:
-            await connection.close()
-
-    counts = [outcome.count for outcomes in asyncio.run(main()) for outcome in outcomes if isinstance(outcome, Counted)]
-    assert sorted(counts) == list(range(1, 1001))
-    assert broker.kinds().count("HELLO") == 1
-
-
-def test_one_question_after_the_other_never_stalls(start: Start) -> None:
-    """The descriptor is edge-triggered: a missed edge would show as a wait for the timer."""
-    broker = start()
-
-    async def main() -> float:
-        connection = AsyncConnection(broker.endpoint)
-        await connection.ask([FIND], 5.0)
-        longest = 0.0
-        for _ in range(500):
-            begin = time.monotonic()
-            await connection.ask([FIND], 5.0)
-            longest = max(longest, time.monotonic() - begin)
-        await connection.close()
-        return longest
-
-    assert asyncio.run(main()) < 1.0
-
-
-def test_a_cancelled_task_cancels_its_job(start: Start) -> None:
-    """The broker hears of it, and other tasks go on."""
-    broker = start(silence)
-
-    async def main() -> None:
-        connection = AsyncConnection(broker.endpoint)
-        task = asyncio.create_task(connection.ask([FIND], 5.0))
-        await asyncio.to_thread(wait_until, broker.requests)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        broker.answer = reply
-        assert await connection.ask([FIND], 2.0) == [Counted(2)]
-        await connection.close()
-
-    asyncio.run(main())
-    assert "CANCEL" in broker.kinds()
-
-
-def test_closing_ends_what_still_waits(start: Start) -> None:
-    """With an error that says why, not with a cancellation nobody asked for."""
-    broker = start(silence)
-
-    async def main() -> Outcome:
-        connection = AsyncConnection(broker.endpoint)
-        task = asyncio.create_task(connection.ask([FIND], 5.0))
-        await asyncio.to_thread(wait_until, broker.requests)
-        await connection.close()
-        return (await task)[0]
-
-    outcome = asyncio.run(main())
-    assert isinstance(outcome, LocalProtocolError)
-
-
-def test_async_deadline_absence_and_loops(free_endpoint: str) -> None:
-    """The errors are those of the blocking connection; another event loop is refused."""
-    connection = AsyncConnection(free_endpoint)
-
-    async def main() -> Outcome:
-        return (await connection.ask([FIND], 0.2))[0]
-
-    with asyncio.Runner() as first, asyncio.Runner() as second:
-        outcome = first.run(main())
-        assert isinstance(outcome, RegionUnavailable)
-        with pytest.raises(LocalProtocolError, match="another event loop"):
-            second.run(main())
-        first.run(connection.close())
 
 
 # -- addresses --------------------------------------------------------------------------------------------------------

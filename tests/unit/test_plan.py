@@ -3,9 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Generator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from shapely.geometry import shape
 
 from mesh.client import plan, writing
 from mesh.core.asking import StaleMap
-from mesh.errors import Conflict, InvalidRequest, MeshError, NotFound, RegionUnavailable
+from mesh.errors import NotFound, RegionUnavailable
 from mesh.geo import distance
 from mesh.model import (
     Count,
@@ -22,26 +20,13 @@ from mesh.model import (
     Find,
     GetMany,
     Intersects,
-    Move,
     Nearest,
     Page,
-    Place,
     WithinBox,
     WithinPolygon,
     WithinRadius,
 )
-from mesh.regions import RegionMap
-from mesh.store.memory import MemoryStore
-from mesh.store.perform import perform
-
-FILE = Path(__file__).parents[2] / "inventory" / "regions.geojson"
-NEW_YORK = (-74.006, 40.7143)
-LOS_ANGELES = (-118.2437, 34.0522)
-
-
-@cache
-def the_map() -> RegionMap:
-    return RegionMap.load(FILE)
+from tests.unit.in_process import FILE, LOS_ANGELES, NEW_YORK, Mesh, the_map
 
 
 @cache
@@ -65,49 +50,6 @@ def positions(count: int, seed: int) -> list[tuple[float, float]]:
         else:
             result.append((dice.uniform(-126, -66), dice.uniform(23, 50)))
     return result
-
-
-class Mesh:
-    """One store for each region, places in it, and regions that may be down."""
-
-    def __init__(self, drafts: list[Draft] = []) -> None:  # noqa: B006
-        self.stores = {name: MemoryStore(name) for name in the_map().names}
-        self.down: set[str] = set()
-        self.asked: list[list[str]] = []
-        self.places: list[Place] = [self.stores[writing.validate.owner(d, the_map())].upsert(d) for d in drafts]
-
-    def answer(self, region: str, operation: Any) -> plan.Reply:
-        """Do what the worker of a region does."""
-        if region in self.down:
-            return RegionUnavailable(f"{region} is down", regions=[region])
-        try:
-            return perform(self.stores[region], operation)
-        except MeshError as error:
-            return error
-
-    def run(self, planner: Generator[list[plan.Ask], list[plan.Reply], Any]) -> Any:
-        """Drive a planner, and keep which regions it asked in each batch."""
-        self.asked = []
-        try:
-            return self.go_on(planner, next(planner))
-        except StopIteration as end:
-            return end.value
-
-    def go_on(self, planner: Generator[list[plan.Ask], list[plan.Reply], Any], asks: list[plan.Ask]) -> Any:
-        """Drive a planner that has asked to its end."""
-        try:
-            while True:
-                assert asks, "a planner must not yield an empty batch"
-                self.asked.append([region for region, _ in asks])
-                asks = planner.send([self.answer(*ask) for ask in asks])
-        except StopIteration as end:
-            return end.value
-
-    def query(self, query: Any, *, require_all: bool = False) -> Page:
-        """Plan and answer a query."""
-        page = self.run(plan.query(query, the_map(), require_all=require_all))
-        assert isinstance(page, Page)
-        return page
 
 
 @cache
@@ -310,116 +252,3 @@ def test_get_many_keeps_the_order_asked(mesh: Mesh) -> None:
     ids = GetMany([own, "nobody", "ny", "ne:nobody", "la"]).ids
     page = mesh.run(plan.get_many(ids, the_map(), require_all=True))
     assert [p.id for p in page] == [own, "ny", "la"]
-
-
-# -- writes -----------------------------------------------------------------------------------------------------------
-
-
-def test_writes_go_to_the_owner(mesh: Mesh) -> None:
-    """Insert, upsert, update and delete reach the region that holds the place."""
-    assert mesh.run(writing.insert(Draft(*NEW_YORK, {}, "x"), the_map())).region == "ne"
-    with pytest.raises(Conflict):
-        mesh.run(writing.insert(Draft(*NEW_YORK, {}, "x"), the_map()))
-    assert mesh.run(writing.upsert(Draft(*LOS_ANGELES, {"a": 1}, "la"), the_map())).version == 2
-    assert mesh.run(writing.update("la", {"b": 2}, the_map())).properties == {"a": 1, "b": 2}
-    mesh.run(writing.delete("la", the_map()))
-    with pytest.raises(NotFound):
-        mesh.run(writing.delete("la", the_map()))
-
-
-def test_a_write_outside_all_regions_says_so(mesh: Mesh) -> None:
-    """Swapped coordinates are the usual reason."""
-    with pytest.raises(InvalidRequest, match="swap"):
-        mesh.run(writing.insert(Draft(40.7143, -74.006), the_map()))
-
-
-def test_a_move_within_a_region_stays_there(mesh: Mesh) -> None:
-    """The version grows, and an older move changes nothing."""
-    moved = mesh.run(writing.move(Move("ny", -74.1, 40.8, 100.0), the_map()))
-    assert (moved.region, moved.version, moved.lon) == ("ne", 2, -74.1)
-    assert mesh.run(writing.move(Move("ny", -74.2, 40.9, 99.0), the_map())).lon == -74.1
-
-
-def test_a_move_across_a_border_takes_the_place_along(mesh: Mesh) -> None:
-    """Properties go along, the old region forgets the place, and an older move loses there, too."""
-    mesh.run(writing.move(Move("ny", *LOS_ANGELES, 100.0), the_map()))
-    place = mesh.run(plan.get("ny", the_map()))
-    assert (place.region, place.properties, place.timestamp) == ("ca", {"n": 1}, 100.0)
-    with pytest.raises(NotFound):
-        mesh.stores["ne"].get("ny")
-    assert mesh.run(writing.move(Move("ny", *NEW_YORK, 99.0), the_map())).region == "ca"
-
-
-def test_a_move_that_stops_half_way_shows_the_new_copy(mesh: Mesh) -> None:
-    """After a crash between the two steps, readers see the later measurement, whatever the versions are."""
-    for value in range(5):
-        mesh.run(writing.update("ny", {"n": value}, the_map()))
-    planner = writing.move(Move("ny", *LOS_ANGELES, 100.0), the_map())
-    asks = next(planner)
-    asks = planner.send([mesh.answer(*ask) for ask in asks])
-    [mesh.answer(*ask) for ask in asks]  # the upsert; then the client dies
-    assert mesh.stores["ne"].get("ny").version > mesh.stores["ca"].get("ny").version
-    assert mesh.run(plan.get("ny", the_map())).region == "ca"
-    assert [p.region for p in mesh.query(Find({"n": 4}))] == ["ca"]
-
-
-def test_a_change_during_a_move_across_a_border_is_not_lost(mesh: Mesh) -> None:
-    """Whoever updates the old copy in the middle finds the update in the new one."""
-    planner = writing.move(Move("ny", *LOS_ANGELES, 100.0), the_map())
-    asks = next(planner)
-    asks = planner.send([mesh.answer(*ask) for ask in asks])
-    mesh.stores["ne"].update("ny", {"n": 77})
-    assert mesh.go_on(planner, asks).properties == {"n": 77}
-    with pytest.raises(NotFound):
-        mesh.stores["ne"].get("ny")
-
-
-def test_insert_many_names_rows_by_their_own_index(mesh: Mesh) -> None:
-    """Rows are split by owner, and each bad one is reported as the caller counts them."""
-    rows: list[object] = [
-        {"lon": NEW_YORK[0], "lat": NEW_YORK[1], "id": "a"},
-        {"lon": 0.0, "lat": 0.0},
-        {"lon": LOS_ANGELES[0], "lat": LOS_ANGELES[1], "id": "la"},
-        "nonsense",
-        Draft(*LOS_ANGELES, {}, "b"),
-    ]
-    result = mesh.run(writing.insert_many(rows, the_map()))
-    assert result.ids == ["a", None, None, None, "b"]
-    assert [(error.row, error.error["code"]) for error in result.errors] == [
-        (1, "invalid_request"),
-        (2, "conflict"),
-        (3, "invalid_request"),
-    ]
-
-
-def test_bulk_writes_are_cut_by_rows_and_bytes() -> None:
-    """No batch is larger than a broker accepts."""
-    many = writing.Rows([Draft(*NEW_YORK, {}, str(index)) for index in range(2_500)], the_map())
-    assert [len(batch.rows) for batch in many.batches] == [1000, 1000, 500]
-    large = writing.Rows([Draft(*NEW_YORK, {"x": "y" * 700_000}) for _ in range(5)], the_map())
-    assert [len(batch.rows) for batch in large.batches] == [2, 2, 1]
-
-
-def test_a_region_that_is_down_fails_its_rows_only(mesh: Mesh) -> None:
-    """The other regions' rows are stored."""
-    mesh.down = {"ca"}
-    result = mesh.run(writing.insert_many([Draft(*NEW_YORK, {}, "a"), Draft(*LOS_ANGELES, {}, "b")], the_map()))
-    assert result.ids == ["a", None]
-    assert result.errors[0].error["code"] == "region_unavailable"
-
-
-def test_of_equal_ids_in_one_upsert_the_last_stays(mesh: Mesh) -> None:
-    """Many upserts travel at once, so their order must not decide."""
-    rows = [Draft(*NEW_YORK, {"n": value}, "same") for value in range(5)]
-    result = mesh.run(writing.upsert_many(rows, the_map()))
-    assert (result.ids, result.errors) == (["same"] * 5, [])
-    assert mesh.run(plan.get("same", the_map())).properties == {"n": 4}
-
-
-def test_an_upsert_with_another_regions_id_moves_the_place(mesh: Mesh) -> None:
-    """An id that names NE, stored in CA, is not left behind in NE."""
-    own = mesh.run(writing.insert(Draft(*NEW_YORK), the_map())).id
-    mesh.run(writing.upsert_many([Draft(*LOS_ANGELES, {}, own)], the_map()))
-    assert mesh.run(plan.get(own, the_map())).region == "ca"
-    with pytest.raises(NotFound):
-        mesh.stores["ne"].get(own)
