@@ -115,7 +115,8 @@ class Mongod:
         # preexec_fn is unsafe where other threads hold locks; this one calls a C function found beforehand, no more.
         return subprocess.Popen(  # noqa: S603
             self._command(binary, data), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, preexec_fn=functools.partial(_die_with_parent, os.getpid()),  # noqa: PLW1509
+            stderr=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=functools.partial(_die_with_parent, os.getpid()),  # noqa: PLW1509
         )  # fmt: skip
 
     def _command(self, binary: Path, data: Path) -> list[str]:
