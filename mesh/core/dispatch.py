@@ -21,7 +21,7 @@ from mesh.core.queue import Waiting
 from mesh.core.settings import BrokerSettings
 from mesh.core.workers import Worker, Workers
 from mesh.protocol import limits
-from mesh.protocol.header import ANY_MAP, Flag, Header, Kind, Reason, encode, peek, replace
+from mesh.protocol.header import ANY_MAP, Flag, Header, Kind, Reason, encode, with_credit
 from mesh.protocol.refusal import nack
 
 #: Refusals of a spilled job that cost nothing: it never started, so its own region serves it after all.
@@ -90,7 +90,7 @@ class Dispatcher:
 
     def serve(self, job: Job, now: float) -> None:
         """Start a job here or at a peer, or queue it, or refuse it."""
-        if self._place(job, now):
+        if not self.waiting.local and self._place(job, now):
             return
         if self.waiting.full:
             self.count["busy"] += 1
@@ -147,7 +147,7 @@ class Dispatcher:
     def _send_to_peer(self, job: Job, peer: Peer, flag: Flag, now: float) -> None:
         job.peer = peer
         job.dispatched = now
-        peer.told_demand = demand = min(self.waiting.local, 0xFFFF)
+        demand = min(self.waiting.local, 0xFFFF)
         frame = job.frame_for(now, flags=flag, demand=demand, credit=peer.wallet.sent)
         self.out.send(Link.BACK, peer.routing_id, frame)
 
@@ -234,7 +234,7 @@ class Dispatcher:
         peer = job.origin_peer
         if peer is not None:
             peer.told_credit = peer.grant.granted
-            frame = replace(frame, peek(frame)._replace(demand=self.unbacked(peer), credit=peer.grant.granted))
+            frame = with_credit(frame, demand=self.unbacked(peer), credit=peer.grant.granted)
         self.out.send(Link.FRONT, job.origin, frame)
 
     def end(self, job: Job, reason: Reason, text: str, *, retry_after: float | None = None, retry: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mesh.protocol.header import Flag, Header, peek, replace
+from mesh.protocol.header import Flag, Header, readdress
 
 if TYPE_CHECKING:
     from mesh.core.peers import Peer
@@ -67,8 +67,11 @@ class Job:
         """
         if not flags and now - self.arrived < 0.001 and self.attempt == self.frame[4]:
             return self.frame
-        budget = max(0, int((self.deadline - now) * 1000))
-        head = peek(self.frame)._replace(
-            flags=self.flags | flags, attempt=self.attempt, demand=demand, budget_ms=budget, credit=credit
+        return readdress(
+            self.frame,
+            flags=self.flags | flags,
+            attempt=self.attempt,
+            budget_ms=max(0, int((self.deadline - now) * 1000)),
+            demand=demand,
+            credit=credit,
         )
-        return replace(self.frame, head)

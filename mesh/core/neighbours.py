@@ -31,6 +31,7 @@ class Neighbours:
         self.changed = False
         #: Whether any peer would like to spill here.
         self.anyone_wants = False
+        self._told_demand = 0
         self._hello = encode(Header(kind=Kind.HELLO), self._introduce("peer"))
         self._welcome_body = self._introduce("broker")
 
@@ -104,7 +105,7 @@ class Neighbours:
         if head.kind in {Kind.REPLY, Kind.PARTIAL, Kind.NACK}:
             self._answered(peer, frame, head, now)
         elif head.kind == Kind.HEARTBEAT and head.job != NO_JOB:
-            peer.measured(round_trip(head.job, now))
+            self.peers.measured(peer, round_trip(head.job, now))
         elif head.kind == Kind.DRAIN:
             peer.wallet.void()
             peer.serving = after
@@ -156,11 +157,12 @@ class Neighbours:
             if peer.asking is State.OPEN and now - peer.asking_heard > self.settings.patience:
                 peer.asking = State.NEW
                 peer.grant.wanted = 0
+        self._told_demand = self.jobs.waiting.local
         self.changed = True
 
     def _heartbeat(self, peer: Peer, now: float) -> None:
-        peer.told_demand = min(self.jobs.waiting.local, 0xFFFF)
-        head = Header(kind=Kind.HEARTBEAT, demand=peer.told_demand, credit=peer.wallet.sent, job=time_token(now))
+        demand = min(self.jobs.waiting.local, 0xFFFF)
+        head = Header(kind=Kind.HEARTBEAT, demand=demand, credit=peer.wallet.sent, job=time_token(now))
         self.out.send(Link.BACK, peer.routing_id, encode(head))
 
     def settle(self, now: float) -> None:
@@ -176,11 +178,12 @@ class Neighbours:
 
     def _tell_demand(self, now: float) -> None:
         """Ask for credit when work starts to wait, when it has doubled, and when it is gone: no message a job."""
-        demand = self.jobs.waiting.local
-        for peer in self.peers:
-            told = peer.told_demand
-            if peer.serving is State.OPEN and (demand > 2 * told or (told and not demand)):
-                self._heartbeat(peer, now)
+        demand, told = self.jobs.waiting.local, self._told_demand
+        if demand > 2 * told or (told and not demand):
+            self._told_demand = demand
+            for peer in self.peers:
+                if peer.serving is State.OPEN:
+                    self._heartbeat(peer, now)
 
     # -- leaving -------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ class Peer:
         "spilled_in",
         "spilled_out",
         "told_credit",
-        "told_demand",
         "wallet",
     )
 
@@ -40,7 +39,6 @@ class Peer:
         self.serving_epoch = ""
         self.serving_heard = 0.0
         self.wallet = Wallet()
-        self.told_demand = 0
         self.rtt_seconds = 0.0
         #: Its jobs to me: its cloud BE, on my cloud FE.
         self.asking = State.NEW
@@ -64,12 +62,6 @@ class Peer:
         """Note that it is gone: no job goes there until it says WELCOME again."""
         self.serving = State.NEW
         self.wallet.void()
-        self.told_demand = 0
-
-    def measured(self, rtt_seconds: float) -> None:
-        """Note one round trip."""
-        old = self.rtt_seconds
-        self.rtt_seconds = rtt_seconds if not old else old + (rtt_seconds - old) * RTT_WEIGHT
 
 
 class Peers:
@@ -77,6 +69,8 @@ class Peers:
 
     def __init__(self, own: str, regions: tuple[str, ...]) -> None:
         self._by_routing_id = {name.encode(): Peer(name) for name in regions if name != own}
+        #: No spill can cost less; not known of all until all have been measured.
+        self._nearest_rtt = 0.0
         #: Who owns a region; None for this broker itself.
         self.owners: dict[bytes, Peer | None] = {header.pad_region(own): None}
         for peer in self:
@@ -94,6 +88,8 @@ class Peers:
 
         The cost of a peer is the round trip, and *wait_there* seconds more if no idle worker is behind its credit.
         """
+        if wait_here <= self._nearest_rtt:
+            return None
         best, lowest = None, wait_here
         for peer in self._by_routing_id.values():
             if peer.wallet.left > 0 and peer is not but and peer.serving is State.OPEN:
@@ -101,6 +97,12 @@ class Peers:
                 if cost < lowest:
                     best, lowest = peer, cost
         return best
+
+    def measured(self, peer: Peer, rtt_seconds: float) -> None:
+        """Note one round trip."""
+        old = peer.rtt_seconds
+        peer.rtt_seconds = rtt_seconds if not old else old + (rtt_seconds - old) * RTT_WEIGHT
+        self._nearest_rtt = min(peer.rtt_seconds for peer in self)
 
     def grants(self) -> list[Grant]:
         """Return the grants of all peers that may spill to this broker."""

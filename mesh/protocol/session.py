@@ -10,12 +10,12 @@ The tables are written from the broker's side: what may ARRIVE from a client, a 
 `WorkerCore` are the other ends.
 """
 
-from enum import Enum
+from enum import StrEnum
 
 from mesh.protocol.header import Kind, Reason
 
 
-class Role(Enum):
+class Role(StrEnum):
     """Who is at the other end."""
 
     CLIENT = "client"
@@ -26,7 +26,7 @@ class Role(Enum):
     WORKER = "worker"
 
 
-class State(Enum):
+class State(StrEnum):
     """How far a session has come."""
 
     NEW = "new"
