@@ -54,7 +54,7 @@ class BrokerCore:
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
-    def receive(self, link: int, sender: bytes, frame: bytes, now: float) -> list[Action]:
+    def receive(self, link: int, sender: bytes, frame: bytes, now: float) -> None:
         """Take in one message."""
         wrong = fault(frame)
         if wrong is not None:
@@ -65,14 +65,16 @@ class BrokerCore:
             self._from_front(sender, frame, peek(frame), now)
         else:
             self._from_back(sender, frame, peek(frame), now)
+
+    def take(self) -> list[Action]:
+        """Return what was decided since the last call."""
         return self.out.take()
 
-    def malformed(self, link: int, sender: bytes, parts: int, now: float) -> list[Action]:
+    def malformed(self, link: int, sender: bytes, parts: int, now: float) -> None:
         """Refuse a message of more than one part."""
         self._garbage(link, sender, Reason.MALFORMED, f"a message is one frame, this one has {parts}", now)
-        return self.out.take()
 
-    def undeliverable(self, link: int, to: bytes, frame: bytes, now: float) -> list[Action]:
+    def undeliverable(self, link: int, to: bytes, frame: bytes, now: float) -> None:
         """React to a message that could not be handed over."""
         self.jobs.count["undeliverable"] += 1
         if link == Link.LOCAL:
@@ -81,9 +83,8 @@ class BrokerCore:
             self._peer_unreachable(to, frame, now)
         else:
             self.clients.drop(to)
-        return self.out.take()
 
-    def tick(self, now: float) -> list[Action]:
+    def tick(self, now: float) -> None:
         """Keep deadlines, heartbeats and the drain."""
         self.jobs.sweep(now)
         self._next_sweep = now + SWEEP_SECONDS
@@ -93,21 +94,19 @@ class BrokerCore:
         self.neighbours.settle(now)
         if self._drain_until is not None and (self.jobs.idle or now >= self._drain_until):
             self._leave()
-        return self.out.take()
 
     def wake_at(self) -> float:
         """Return when the next tick is due."""
         busy = self.jobs.outstanding or self._drain_until is not None
         return min(self._next_beat, self._next_sweep) if busy else self._next_beat
 
-    def drain(self, now: float) -> list[Action]:
+    def drain(self, now: float) -> None:
         """Refuse new jobs, finish those that are here, say goodbye, and `Stop`."""
         if self._drain_until is None:
             self._drain_until = now + self.settings.grace
             self.jobs.draining = True
             self.out.log("info", "draining", jobs=len(self.jobs.outstanding))
             self.neighbours.announce_drain()
-        return self.out.take()
 
     def status(self, now: float) -> dict[str, object]:
         """Return everything an operator may want to see."""
@@ -116,23 +115,26 @@ class BrokerCore:
     # -- the three links -----------------------------------------------------------------------------------------------
 
     def _from_front(self, sender: bytes, frame: bytes, head: Header, now: float) -> None:
+        if head.kind == Kind.REQUEST and sender in self.clients.heard:  # what the table allows, without asking it
+            self.clients.heard[sender] = now
+            self.jobs.admit(sender, None, frame, head, now)
+            if self.jobs.waiting.own:
+                self.neighbours.settle(now)
+            return
         peer = self.peers.get(sender)
         if peer is not None:
             self._from_asking_peer(peer, frame, head, now)
-            return
+        else:
+            self._from_client(sender, frame, head, now)
+
+    def _from_client(self, sender: bytes, frame: bytes, head: Header, now: float) -> None:
         state = self.clients.state(sender)
-        after = follow(Role.CLIENT, state, head.kind)
-        if after is None:
+        if follow(Role.CLIENT, state, head.kind) is None:
             self._refuse(Link.FRONT, sender, head, refusal(Role.CLIENT, state, head.kind))
             return
         if state is State.OPEN:
             self.clients.hear(sender, now)
-        if head.kind == Kind.REQUEST:
-            self.jobs.admit(sender, None, frame, head, now)
-            if self.jobs.waiting.own:
-                self.neighbours.settle(now)
-        else:
-            self._client_kinds[head.kind](sender, frame, head, now)
+        self._client_kinds[head.kind](sender, frame, head, now)
 
     def _from_asking_peer(self, peer: Peer, frame: bytes, head: Header, now: float) -> None:
         after = follow(Role.ASKING_PEER, peer.asking, head.kind)
@@ -161,30 +163,35 @@ class BrokerCore:
 
     def _from_worker(self, sender: bytes, frame: bytes, head: Header, now: float) -> None:
         worker = self.jobs.workers.get(sender)
-        state = State.NEW if worker is None else worker.state
-        after = follow(Role.WORKER, state, head.kind)
-        if after is None:
-            self._refuse(Link.LOCAL, sender, head, refusal(Role.WORKER, state, head.kind))
-        elif head.kind == Kind.READY:
-            self._worker_ready(sender, worker, frame, now)
-        elif worker is not None:
+        if worker is not None and head.kind == Kind.REPLY:  # allowed in every state a known worker can be in
             worker.heard = now
-            self._worker_says(worker, frame, head, now)
+            self.jobs.complete(worker, frame, head, now)
+        else:
+            self._worker_says(sender, worker, frame, head, now)
         if self.neighbours.anyone_wants:
             self.neighbours.changed = True
             self.neighbours.settle(now)
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
-    def _worker_says(self, worker: Worker, frame: bytes, head: Header, now: float) -> None:
-        kind = head.kind
-        if kind in {Kind.REPLY, Kind.NACK}:
-            self.jobs.complete(worker, frame, head, now)
-        elif kind == Kind.HEARTBEAT:
+    def _worker_says(self, sender: bytes, worker: Worker | None, frame: bytes, head: Header, now: float) -> None:
+        kind, state = head.kind, State.NEW if worker is None else worker.state
+        if follow(Role.WORKER, state, kind) is None:
+            self._refuse(Link.LOCAL, sender, head, refusal(Role.WORKER, state, kind))
+        elif worker is None or kind == Kind.READY:
+            self._worker_ready(sender, worker, frame, now)
+        else:
+            worker.heard = now
+            self._known_worker_says(worker, frame, head, now)
+
+    def _known_worker_says(self, worker: Worker, frame: bytes, head: Header, now: float) -> None:
+        if head.kind == Kind.HEARTBEAT:
             self.out.send(Link.LOCAL, worker.id, frame)
-        elif kind == Kind.DRAIN:
+        elif head.kind == Kind.NACK:
+            self.jobs.complete(worker, frame, head, now)
+        elif head.kind == Kind.DRAIN:
             self.jobs.workers.drain(worker)
-        elif kind == Kind.GOODBYE:
+        elif head.kind == Kind.GOODBYE:
             self.jobs.retry(self.jobs.workers.remove(worker), now, "the worker left with the job unfinished")
             self.out.log("info", "worker left", worker=worker.instance, done=worker.done)
 

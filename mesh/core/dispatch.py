@@ -117,11 +117,10 @@ class Dispatcher:
         """Give a job to whoever should have it now; False if it has to wait."""
         worker = self.workers.idle()
         if worker is None:
-            if not job.local_only:
-                peer = self._spill_target(job)
-                if peer is not None:
-                    self._spill(job, peer, now)
-                    return True
+            peer = None if job.local_only else self._spill_target(job)
+            if peer is not None:
+                self._spill(job, peer, now)
+                return True
             worker = self.workers.roomiest()
             if worker is None:
                 return False
@@ -133,10 +132,13 @@ class Dispatcher:
         self.out.send(Link.LOCAL, worker.id, job.frame_for(now))
 
     def _spill_target(self, job: Job) -> Peer | None:
-        # Not back to where it came from: there its id is taken.
+        """Return the peer where the job is better off than waiting here."""
         workers = self.workers
-        one_turn = workers.service_seconds / max(1, workers.slots)
-        return self.peers.cheapest(workers.expected_wait(self.waiting.local), one_turn, job.origin_peer)
+        wait = workers.expected_wait(self.waiting.local)
+        if wait <= self.peers.nearest_rtt:
+            return None
+        # Not back to where it came from: there its id is taken.
+        return self.peers.cheapest(wait, workers.service_seconds / max(1, workers.slots), job.origin_peer)
 
     def _spill(self, job: Job, peer: Peer, now: float) -> None:
         self.count["spilled_out"] += 1

@@ -70,7 +70,7 @@ class Peers:
     def __init__(self, own: str, regions: tuple[str, ...]) -> None:
         self._by_routing_id = {name.encode(): Peer(name) for name in regions if name != own}
         #: No spill can cost less; not known of all until all have been measured.
-        self._nearest_rtt = 0.0
+        self.nearest_rtt = 0.0
         #: Who owns a region; None for this broker itself.
         self.owners: dict[bytes, Peer | None] = {header.pad_region(own): None}
         for peer in self:
@@ -88,8 +88,6 @@ class Peers:
 
         The cost of a peer is the round trip, and *wait_there* seconds more if no idle worker is behind its credit.
         """
-        if wait_here <= self._nearest_rtt:
-            return None
         best, lowest = None, wait_here
         for peer in self._by_routing_id.values():
             if peer.wallet.left > 0 and peer is not but and peer.serving is State.OPEN:
@@ -102,7 +100,7 @@ class Peers:
         """Note one round trip."""
         old = peer.rtt_seconds
         peer.rtt_seconds = rtt_seconds if not old else old + (rtt_seconds - old) * RTT_WEIGHT
-        self._nearest_rtt = min(peer.rtt_seconds for peer in self)
+        self.nearest_rtt = min(peer.rtt_seconds for peer in self)
 
     def grants(self) -> list[Grant]:
         """Return the grants of all peers that may spill to this broker."""

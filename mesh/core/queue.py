@@ -25,7 +25,7 @@ class Waiting:
     @property
     def local(self) -> int:
         """Jobs waiting that are this region's own business."""
-        return len(self.again) + len(self.own)
+        return len(self.own) + (len(self.again) if self.again else 0)
 
     @property
     def full(self) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mesh.core.actions import Action, Link, Outbox, Run, Stop
 from mesh.core.settings import WorkerSettings
 from mesh.protocol import body
-from mesh.protocol.header import SIZE, Header, Kind, Reason, encode, explain, fault, peek, region_name
+from mesh.protocol.header import SIZE, Header, Kind, Reason, encode, explain, fault, peek, region_name, reply
 from mesh.protocol.refusal import nack
 
 #: The only address a DEALER has.
@@ -45,13 +45,13 @@ class WorkerCore:
 
     # -- what the loop calls -------------------------------------------------------------------------------------------
 
-    def receive(self, _link: int, _sender: bytes, frame: bytes, now: float) -> list[Action]:
+    def receive(self, _link: int, _sender: bytes, frame: bytes, now: float) -> None:
         """Take in one message from the broker."""
         self._heard = now
         wrong = fault(frame)
         if wrong is not None:
             self.out.log_rarely(now, "warning", "garbage from the broker", why=explain(frame, wrong))
-            return self.out.take()
+            return
         head = peek(frame)
         if head.kind == Kind.REQUEST:
             self._request(head, frame, now)
@@ -61,28 +61,24 @@ class WorkerCore:
             self._welcome()
         elif head.kind in {Kind.NACK, Kind.GOODBYE}:
             self._turned_away(head, frame, now)
-        return self.out.take()
 
-    def malformed(self, _link: int, _sender: bytes, parts: int, now: float) -> list[Action]:
+    def malformed(self, _link: int, _sender: bytes, parts: int, now: float) -> None:
         """Ignore a message of more than one part."""
         self.out.log_rarely(now, "warning", "garbage from the broker", why=f"{parts} parts")
-        return self.out.take()
 
-    def undeliverable(self, _link: int, _to: bytes, frame: bytes, _now: float) -> list[Action]:
+    def undeliverable(self, _link: int, _to: bytes, frame: bytes, _now: float) -> None:
         """Note that the broker is away: it requeues what it gave, so an answer that cannot be sent is no loss."""
         if self._welcomed and peek(frame).kind != Kind.GOODBYE:
             self._welcomed = False
             self.out.log("warning", "broker unreachable", unanswered=len(self._running))
-        return self.out.take()
 
-    def finished(self, job: bytes, content: bytes, seconds: float, now: float) -> list[Action]:
+    def finished(self, job: bytes, content: bytes, seconds: float, now: float) -> None:
         """Answer a job that was run, saying how long it took, and start the next."""
         self._running.discard(job)
-        self._send(Header(kind=Kind.REPLY, job=job, credit=int(seconds * 1e6)), content)
+        self.out.send(Link.LOCAL, BROKER, reply(job, int(seconds * 1e6), content))
         self._start(now)
-        return self.out.take()
 
-    def tick(self, now: float) -> list[Action]:
+    def tick(self, now: float) -> None:
         """Say READY until welcomed, then a heartbeat each interval; end the drain when all is done."""
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
@@ -92,18 +88,20 @@ class WorkerCore:
         if self._drain_until is not None and (self._idle or now >= self._drain_until):
             self._send(Header(kind=Kind.GOODBYE))
             self.out.actions.append(Stop())
-        return self.out.take()
 
     def wake_at(self) -> float:
         """Return when the next tick is due."""
         return 0.0 if self._drain_until is not None and self._idle else self._next_beat
 
-    def drain(self, now: float) -> list[Action]:
+    def drain(self, now: float) -> None:
         """Finish what is here, take nothing new, say goodbye, and `Stop`."""
         if self._drain_until is None:
             self._drain_until = now + self.settings.grace
             self.out.log("info", "draining", jobs=len(self._running) + len(self._waiting))
             self._send(Header(kind=Kind.DRAIN))
+
+    def take(self) -> list[Action]:
+        """Return what was decided since the last call."""
         return self.out.take()
 
     # -- messages ------------------------------------------------------------------------------------------------------

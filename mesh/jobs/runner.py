@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from time import perf_counter
 
-from mesh.core.actions import Action, Run
+from mesh.core.actions import Run
 from mesh.core.worker import WorkerCore
 from mesh.jobs.base import Service
 
@@ -28,19 +28,17 @@ class Runner:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Run, now: float) -> list[Action]:
-        """Take a job from the core; return what the core wants if it is done at once."""
+    def submit(self, job: Run, now: float) -> None:
+        """Take a job from the core; one that never blocks is done at once."""
         if self._service.inline:
-            return self._core.finished(*self._handle(job), now)
-        self._todo.put(job)
-        return []
+            self._core.finished(*self._handle(job), now)
+        else:
+            self._todo.put(job)
 
-    def collect(self, now: float) -> list[Action]:
-        """Tell the core what has finished since; return the actions it wants."""
-        actions: list[Action] = []
+    def collect(self, now: float) -> None:
+        """Tell the core what has finished since."""
         while self._done:
-            actions += self._core.finished(*self._done.popleft(), now)
-        return actions
+            self._core.finished(*self._done.popleft(), now)
 
     def close(self) -> None:
         """Let the threads end after what they are doing."""

@@ -134,6 +134,11 @@ def readdress(frame: bytes, *, flags: int, attempt: int, budget_ms: int, demand:
     return b"".join((frame[:2], start, frame[8:32], _END.pack(budget_ms, credit), frame[44:]))
 
 
+def reply(job: bytes, microseconds: int, body: bytes) -> bytes:
+    """Return a worker's REPLY; `limits.MAX_FRAME_BYTES` is the broker's to enforce."""
+    return b"".join((_REPLY, job, _END.pack(0, microseconds), ANY_MAP, body))
+
+
 def with_credit(frame: bytes, *, demand: int, credit: int) -> bytes:
     """Return the frame with other demand and credit."""
     return b"".join((frame[:6], _DEMAND.pack(demand), frame[8:36], _CREDIT.pack(credit), frame[44:]))
@@ -160,6 +165,7 @@ def fault(frame: bytes) -> Reason | None:
     return None
 
 
+_REPLY = _LAYOUT.pack(*Header(kind=Kind.REPLY))[:16]
 _KINDS = frozenset(int(kind) for kind in Kind)
 
 

@@ -131,13 +131,15 @@ class Wiring:
                 self._finish(address, job)
             for address, core in list(self.cores.items()):
                 if self.now >= core.wake_at():
-                    self._perform(address, core.tick(self.now))
+                    core.tick(self.now)
+                    self.perform(address)
             self._settle()
 
     def _finish(self, address: Address, job: Run) -> None:
         core = self.cores.get(address)
         if isinstance(core, WorkerCore):
-            self._perform(address, core.finished(job.job, job.body, float(job.body or 0), self.now))
+            core.finished(job.job, job.body, float(job.body or 0), self.now)
+            self.perform(address)
             self._settle()
 
     def _settle(self) -> None:
@@ -145,23 +147,29 @@ class Wiring:
             to, link, sender, frame = self._queue.popleft()
             core = self.cores.get(to)
             if core is not None:
-                self._perform(to, core.receive(link, sender, frame, self.now))
+                core.receive(link, sender, frame, self.now)
+                self.perform(to)
 
     # -- the network ---------------------------------------------------------------------------------------------------
 
-    def _perform(self, who: Address, actions: list[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Send):
-                if not self._carry(who, action):
-                    core = self.cores[who]
-                    self._perform(who, core.undeliverable(action.link, action.to, action.frame, self.now))
-            elif isinstance(action, Run):
-                self.ran.append((who.name, action.job))
-                heappush(self._running, (self.now + float(action.body or 0), next(self._order), who, action))
-            elif isinstance(action, Log):
-                self.log.append(action)
-            elif isinstance(action, Stop):
-                self.stopped.add(who)
+    def perform(self, who: Address) -> None:
+        """Do what a core has decided."""
+        core = self.cores[who]
+        while actions := core.take():
+            for action in actions:
+                self._do(who, core, action)
+
+    def _do(self, who: Address, core: Core, action: Action) -> None:
+        if isinstance(action, Send):
+            if not self._carry(who, action):
+                core.undeliverable(action.link, action.to, action.frame, self.now)
+        elif isinstance(action, Run):
+            self.ran.append((who.name, action.job))
+            heappush(self._running, (self.now + float(action.body or 0), next(self._order), who, action))
+        elif isinstance(action, Log):
+            self.log.append(action)
+        elif isinstance(action, Stop):
+            self.stopped.add(who)
 
     def _carry(self, who: Address, action: Send) -> bool:
         """Deliver a frame as ZeroMQ would; False where it would say EHOSTUNREACH."""

@@ -6,7 +6,7 @@ BATCH messages a turn, into the core; a socket that is not read turns ZMTP heart
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -40,10 +40,10 @@ class Loop:
         #: Called once each turn of the loop, as the systemd watchdog wants it.
         self.each_turn: Callable[[], None] = lambda: None
         #: Performs `Run`; a worker sets it.
-        self.run_job: Callable[[Run, float], Iterable[Action]] | None = None
+        self.run_job: Callable[[Run, float], None] | None = None
         self._addressed = {link: socket.socket_type == zmq.ROUTER for link, socket in sockets.items()}
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._on_wake: list[Callable[[float], Iterable[Action]]] = []
+        self._on_wake: list[Callable[[float], None]] = []
         self._asked_to_drain = False
 
     # -- from other threads and signal handlers ------------------------------------------------------------------------
@@ -57,8 +57,8 @@ class Loop:
         self._asked_to_drain = True
         self.wake()
 
-    def on_wake(self, callback: Callable[[float], Iterable[Action]]) -> None:
-        """Call *callback* with the time after each wake, and perform the actions it returns."""
+    def on_wake(self, callback: Callable[[float], None]) -> None:
+        """Call *callback* with the time after each wake."""
         self._on_wake.append(callback)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -87,18 +87,18 @@ class Loop:
         each time, which costs three times the decision.
         """
         now = monotonic()
-        actions: list[Action] = []
         for source in ready:
             if source in links:
-                self._drain(links[source], source, actions, now)
+                self._drain(links[source], source, now)
             else:
-                self._woken(actions, now)
+                self._woken(now)
         if now >= self.core.wake_at():
-            actions += self.core.tick(now)
-        self.perform(actions, now)
+            self.core.tick(now)
+        while actions := self.core.take():
+            self._perform(actions, now)
         self.each_turn()
 
-    def _drain(self, link: int, socket: "zmq.Socket[bytes]", actions: list[Action], now: float) -> None:
+    def _drain(self, link: int, socket: "zmq.Socket[bytes]", now: float) -> None:
         """Hand over what has arrived, at most BATCH messages."""
         receive, addressed = self.core.receive, self._addressed[link]
         with contextlib.suppress(zmq.Again):
@@ -106,31 +106,31 @@ class Loop:
                 sender = _recv(socket, _NOBLOCK) if addressed else b""
                 frame = _recv(socket, _NOBLOCK)
                 if _get(socket, _RCVMORE):
-                    actions += self.core.malformed(link, sender, 1 + _discard_rest(socket), now)
+                    self.core.malformed(link, sender, 1 + _discard_rest(socket), now)
                 else:
-                    actions += receive(link, sender, frame, now)
+                    receive(link, sender, frame, now)
 
-    def _woken(self, actions: list[Action], now: float) -> None:
+    def _woken(self, now: float) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake_fd)
         for callback in self._on_wake:
-            actions += callback(now)
+            callback(now)
         if self._asked_to_drain:
             self._asked_to_drain = False
-            actions += self.core.drain(now)
+            self.core.drain(now)
 
     # -- actions -------------------------------------------------------------------------------------------------------
 
-    def perform(self, actions: list[Action], now: float) -> None:
-        """Do what the core decided, and what it decides in reply."""
-        for action in actions:  # grows while it is walked
+    def _perform(self, actions: list[Action], now: float) -> None:
+        """Do what the core decided; what it decides on the way is left for the next call."""
+        for action in actions:
             if isinstance(action, Send):
                 link, to, frame = action
                 if not self._deliver(link, to, frame):
-                    actions += self.core.undeliverable(link, to, frame, now)
+                    self.core.undeliverable(link, to, frame, now)
             elif isinstance(action, Run):
                 if self.run_job is not None:
-                    actions += self.run_job(action, now)
+                    self.run_job(action, now)
             elif isinstance(action, Log):
                 self.log(action.level, action.event, action.fields)
             else:

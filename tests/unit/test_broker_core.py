@@ -78,7 +78,8 @@ def test_a_job_without_credit_is_refused_by_the_peer():
     head = Header(kind=Kind.REQUEST, flags=Flag.SPILLED, region=pad_region("ne"), job=b"j" * 16, budget_ms=1000)
     for peer in south.peers:
         peer.grant.received = peer.grant.granted
-    actions = south.receive(0, b"ne", encode(head), mesh.now)
+    south.receive(0, b"ne", encode(head), mesh.now)
+    actions = south.take()
     nacks = [peek(action.frame) for action in actions if getattr(action, "to", b"") == b"ne"]
     assert [(nack.kind, nack.reason) for nack in nacks if nack.kind == Kind.NACK] == [(Kind.NACK, Reason.NO_CREDIT)]
 
@@ -210,8 +211,8 @@ def test_a_draining_broker_finishes_what_it_has_and_takes_nothing_new():
     mesh.hello("c", "ne")
     mesh.hello("d", "south")
     mesh.ask("c", "ne", takes=0.3)
-    mesh._perform(Address("broker", "ne"), mesh.broker("ne").drain(mesh.now))
-    mesh._settle()
+    mesh.broker("ne").drain(mesh.now)
+    mesh.perform(Address("broker", "ne"))
     mesh.ask("c", "ne")
     assert answers(mesh) == [("NACK", "DRAINING")]
     mesh.ask("d", "south", home="ne")
