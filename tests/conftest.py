@@ -5,8 +5,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# A shared machine is slow at times; how long an example takes is no property of the code.
+hypothesis.settings.register_profile(
+    "mesh", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("mesh")
 pytest.register_assert_rewrite("mesh.testing.store_contract")
 
 from mesh.errors import ConfigError  # noqa: E402 - after the registration above
