@@ -60,9 +60,16 @@ class Request(NamedTuple):
 
 
 def request(region: str, operation: AnyOperation) -> Request:
-    """Return the request that asks *region* for *operation*; raises `LocalProtocolError` for an impossible name."""
+    """Return the request that asks *region* for *operation*.
+
+    Raises `LocalProtocolError` for an impossible name, `InvalidRequest` for more than a message may hold.
+    """
     flags = int(Flag.IDEMPOTENT) if operation.__struct_config__.tag in _READS else 0
-    return Request(int(Kind.REQUEST), header.pad_region(region), body.encode(operation), flags)
+    content = body.encode(operation)
+    if header.SIZE + len(content) > limits.MAX_FRAME_BYTES:
+        message = f"takes {len(content):,} bytes, where a message holds {limits.MAX_FRAME_BYTES:,}"
+        raise InvalidRequest(message, field="body", hint="ask or write less at a time")
+    return Request(int(Kind.REQUEST), header.pad_region(region), content, flags)
 
 
 def admin(kind: Kind) -> Request:

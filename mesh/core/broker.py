@@ -58,7 +58,9 @@ class BrokerCore:
         """Take in one message."""
         wrong = fault(frame)
         if wrong is not None:
-            self._garbage(link, sender, wrong, explain(frame, wrong), now)
+            # Of a message that is too large the header is sound, so whoever waits for this job learns of it.
+            job = peek(frame).job if wrong is Reason.TOO_LARGE else NO_JOB
+            self._garbage(link, sender, wrong, explain(frame, wrong), now, job)
         elif link == Link.LOCAL:
             self._from_worker(sender, frame, peek(frame), now)
         elif link == Link.FRONT:
@@ -265,12 +267,12 @@ class BrokerCore:
 
     # -- refusals ------------------------------------------------------------------------------------------------------
 
-    def _garbage(self, link: int, sender: bytes, reason: Reason, text: str, now: float) -> None:
+    def _garbage(self, link: int, sender: bytes, reason: Reason, text: str, now: float, job: bytes = NO_JOB) -> None:
         """Count, log and answer what is no message; what comes from the serving side is not answered, lest it echo."""
         self.jobs.count[f"garbage_{reason.name.lower()}"] += 1
         self.out.log_rarely(now, "warning", "garbage", link=Link(link).name.lower(), sender=sender.hex(), why=text)
         if link != Link.BACK:
-            self.out.send(link, sender, nack(reason, text))
+            self.out.send(link, sender, nack(reason, text, job=job))
 
     def _refuse(self, link: Link, sender: bytes, head: Header, reason: Reason, text: str = "") -> None:
         """Refuse a message that is well formed but not allowed now; a NACK is never answered."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mesh.core.actions import Action, Link, Outbox, Run, Stop
 from mesh.core.settings import WorkerSettings
-from mesh.protocol import body
+from mesh.protocol import body, limits
 from mesh.protocol.header import SIZE, Header, Kind, Reason, encode, explain, fault, peek, region_name, reply
 from mesh.protocol.refusal import nack
 
@@ -75,7 +75,12 @@ class WorkerCore:
     def finished(self, job: bytes, content: bytes, seconds: float, now: float) -> None:
         """Answer a job that was run, saying how long it took, and start the next."""
         self._running.discard(job)
-        self.out.send(Link.LOCAL, BROKER, reply(job, int(seconds * 1e6), content))
+        if SIZE + len(content) > limits.MAX_FRAME_BYTES:
+            # The broker would refuse the frame, and the job would hold its slot for ever.
+            text = f"the answer takes {len(content):,} bytes, where a message holds {limits.MAX_FRAME_BYTES:,}"
+            self.out.send(Link.LOCAL, BROKER, nack(Reason.TOO_LARGE, text, job=job, retry=False))
+        else:
+            self.out.send(Link.LOCAL, BROKER, reply(job, int(seconds * 1e6), content))
         self._start(now)
 
     def tick(self, now: float) -> None:

@@ -12,18 +12,22 @@ from mesh.model import (
     BulkStored,
     Draft,
     Failed,
+    Found,
     Insert,
     InsertMany,
     Move,
+    Query,
     RowError,
     Upsert,
 )
 from mesh.protocol import body as wire
+from mesh.protocol import header, limits
 from mesh.regions import RegionMap
 from mesh.store.base import Store
 from mesh.store.perform import perform
 
 log = logging.getLogger("mesh.places")
+_MAX_BYTES = limits.MAX_FRAME_BYTES - header.SIZE
 
 
 class Places:
@@ -41,8 +45,10 @@ class Places:
 
     def handle(self, region: str, body: bytes, seconds: float) -> bytes:
         """Run one operation; whatever goes wrong becomes a `Failed` answer."""
+        pages = False
         try:
             operation = validate.operation(wire.decode_operation(body))
+            pages = isinstance(operation, Query)
             store = self._shard(region)
             with store.time_limit(seconds):
                 answer = self._run(operation, store)
@@ -51,7 +57,15 @@ class Places:
         except Exception:
             log.exception("a request to %s failed unexpectedly", region)
             answer = Failed(StoreError(f"the worker {self._served_by} failed; its log says more").to_dict())
-        return wire.encode(wire.Reply(answer, self._served_by))
+        return self._encode(answer, pages=pages)
+
+    def _encode(self, answer: AnyAnswer, *, pages: bool) -> bytes:
+        """Return the reply; of a page that no message could hold, its first part, which says that there is more."""
+        content = wire.encode(wire.Reply(answer, self._served_by))
+        while pages and len(content) > _MAX_BYTES and isinstance(answer, Found) and len(answer.places) > 1:
+            answer = Found(answer.places[: len(answer.places) // 2], more=True)
+            content = wire.encode(wire.Reply(answer, self._served_by))
+        return content
 
     def close(self) -> None:
         """Close all shards."""

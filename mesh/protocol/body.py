@@ -60,6 +60,8 @@ _hello = msgspec.msgpack.Decoder(Hello)
 _ready = msgspec.msgpack.Decoder(Ready)
 _any = msgspec.msgpack.Decoder()
 
+#: The field that msgspec speaks of in the text, not in the path.
+_FIELD = re.compile(r"unknown field `(?P<unknown>[^`]*)`|missing required field `(?P<missing>[^`]*)`")
 #: What msgspec appends to a validation error: "... - at `$.place[1]`".
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 
@@ -113,5 +115,9 @@ def _decode(decoder: "msgspec.msgpack.Decoder[T]", body: bytes) -> T:
 def _invalid(text: str) -> InvalidRequest:
     match = _AT.match(text)
     what, path = (match["what"], match["path"]) if match else (text, None)
-    field = (path or "$").removeprefix("$").removeprefix(".") or "body"
-    return InvalidRequest(what[:1].lower() + what[1:], field=field)
+    inside = (path or "$").removeprefix("$").removeprefix(".")
+    named = _FIELD.search(what)
+    if named:
+        field = ".".join(part for part in (inside, named["unknown"] or named["missing"]) if part)
+        return InvalidRequest("is missing" if named["missing"] else "there is no such field", field=field)
+    return InvalidRequest(what[:1].lower() + what[1:], field=inside or "body")
