@@ -1,6 +1,5 @@
 """A whole mesh as one object: up, ready, loaded, and gone without a trace."""
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -89,16 +88,12 @@ class LocalMesh:
         """Return when every broker has all its peers and workers; `MeshError` says what is missing."""
         deadline = time.monotonic() + seconds
         for region in REGIONS:
-            self.wait_until(lambda region=region: self._lacks(region) == "", deadline, partial(self._lacks, region))  # type: ignore[misc]
-
-    def wait_until(self, done: Callable[[], bool], deadline: float, missing: Callable[[], str]) -> None:
-        """Return when *done*; raise if a program dies while the mesh comes up, or at the deadline, with what lacks."""
-        while not done():
-            if not self._supervisor.settled:
-                self._supervisor.check()
-            if time.monotonic() > deadline:
-                raise MeshError(f"the mesh is not ready: {missing()}")
-            threading.Event().wait(_ASK_AGAIN_SECONDS)
+            while missing := self._lacks(region):
+                if not self._supervisor.settled:
+                    self._supervisor.check()
+                if time.monotonic() > deadline:
+                    raise MeshError(f"the mesh is not ready: {missing}")
+                time.sleep(_ASK_AGAIN_SECONDS)
 
     # -- while it is up --------------------------------------------------------------------------------------------
 

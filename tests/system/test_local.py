@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from mesh import Client
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, MeshError
 from mesh.store.mongod import find_mongod
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -167,6 +167,7 @@ def test_a_killed_child_comes_back(up: Callable[..., Up]) -> None:
         _wait_until(lambda name=name: f"{name} is back" in mesh.said.read_text())
     with mesh.client("sw") as client:
         _wait_until(lambda: len(client.status()["workers"]) == 2)
+        _wait_until(lambda: _answers(client))
         assert client.insert({"id": "a", "lon": -97.74, "lat": 30.27}).region == "sw"
     mesh.children += psutil.Process(mesh.process.pid).children(recursive=True)
     assert mesh.end() == 0
@@ -181,8 +182,8 @@ def test_a_killed_mongod_comes_back_with_its_places(up: Callable[..., Up]) -> No
     os.kill(mesh.ready["pids"]["sw"]["store"], signal.SIGKILL)
     _wait_until(lambda: "mongod-sw is back" in mesh.said.read_text())
     with mesh.client() as client:
-        page = client.nearest(lon=-97.74, lat=30.27, limit=3, timeout=30)
-        assert page[0].properties["name"] == "Austin"
+        _wait_until(lambda: not client.nearest(lon=-97.74, lat=30.27, limit=3).partial)
+        assert client.nearest(lon=-97.74, lat=30.27, limit=3)[0].properties["name"] == "Austin"
     mesh.children += psutil.Process(mesh.process.pid).children(recursive=True)
     assert mesh.end() == 0
     assert mesh.leftovers() == []
@@ -309,6 +310,12 @@ def _runs(process: psutil.Process) -> bool:
     # Where nobody collects orphans, as in some containers, the dead stay as zombies.
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _answers(client: Client) -> bool:
+    with contextlib.suppress(MeshError):
+        return client.count() >= 0
     return False
 
 
