@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -11,8 +12,8 @@ from mesh.local.running import LocalMesh, Status
 
 #: Seconds between two looks.
 LOOK_SECONDS = 0.5
-_COLUMNS = ("region", "up", "workers", "busy", "queue", "clients", "requests", "per s", "served", "forwarded",
-            "spilled out", "in", "peers", "rtt ms")  # fmt: skip
+_COLUMNS = ("region", "up", "workers", "busy", "queue", "clients", "asked", "per s", "served", "forward",
+            "spill out", "in", "peers", "rtt ms")  # fmt: skip
 
 
 def watch(mesh: LocalMesh, console: Console) -> None:
@@ -27,7 +28,7 @@ def watch(mesh: LocalMesh, console: Console) -> None:
 
 def table(mesh: LocalMesh, earlier: dict[str, int]) -> Table:
     """Return the table; *earlier* keeps each broker's requests from one look to the next."""
-    found = Table(*_COLUMNS)
+    found = Table(*_COLUMNS, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for region, status in mesh.statuses(timeout=LOOK_SECONDS).items():
         if status is None:
             found.add_row(region, "[red]down[/]")

@@ -29,6 +29,8 @@ FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, LIVED_SECONDS = 0.1, 5.0, 10.0
 #: How long a child may take to end before it is killed.
 STOP_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+#: numpy's threads for matrices, a pool in each of many processes, would only be started and never used.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 _prctl: Any = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *_: 0
 
 
@@ -78,7 +80,7 @@ class Program:
             # preexec_fn is unsafe where other threads hold locks; this one calls a C function found beforehand.
             self._process = subprocess.Popen(  # noqa: S603
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=functools.partial(_die_with, os.getpid()),  # noqa: PLW1509
+                env=os.environ | _ENVIRONMENT, preexec_fn=functools.partial(_die_with, os.getpid()),  # noqa: PLW1509
             )  # fmt: skip
 
     def exit_code(self) -> int | None:
