@@ -54,7 +54,7 @@ def bind(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> str:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
         raise ConfigError(
-            f"cannot listen on {endpoint}: {error.strerror.lower()}", field=field, hint=_hint(error)
+            f"cannot listen on {endpoint}: {_reason(error)}", field=field, hint=_hint(error)
         ) from None
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
@@ -65,8 +65,13 @@ def connect(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> None:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
         raise ConfigError(
-            f"{endpoint!r} is no endpoint: {error.strerror.lower()}", field=field, hint="write tcp://HOST:PORT"
+            f"{endpoint!r} is no endpoint: {_reason(error)}", field=field, hint="write tcp://HOST:PORT"
         ) from None
+
+
+def _reason(error: zmq.ZMQError) -> str:
+    # Not error.strerror: pyzmq appends the address to it, which stands in our line already.
+    return str(zmq.strerror(error.errno)).lower()
 
 
 def _hint(error: zmq.ZMQError) -> str | None:
