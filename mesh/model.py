@@ -59,6 +59,8 @@ class Draft(msgspec.Struct, frozen=True, array_like=True):
     id: str | None = None
     shape: Geometry | None = None
     timestamp: float | None = None
+    #: An upsert's version is later than this: the one a place had in the region that it comes from.
+    version: int = 0
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -180,6 +182,10 @@ class Update(Operation, frozen=True, tag="update"):
 
     id: str
     patch: Properties
+
+
+#: What to do with a place that a `Move` would part from its shape.
+SHAPED_HINT = "upsert it with its new geometry"
 
 
 class Move(Operation, frozen=True, tag="move"):

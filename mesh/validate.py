@@ -56,6 +56,8 @@ MAX_PLACE_BYTES = 1024 * 1024
 #: Objects and lists inside each other, the properties themselves being the first. MongoDB stops at 100.
 MAX_DEPTH = 16
 
+# Room to count on within the 64 bits that a store has for it.
+_LAST_VERSION = 2**53
 # Degrees (0.1 m) that the position of a shaped place may stand off its shape.
 _ON_SHAPE = 1e-6
 _KEYS = ("lon", "lat", "id", "properties", "geometry", "timestamp")
@@ -88,6 +90,7 @@ def draft(place: object, field: str = "") -> Draft:
         id=None if place.id is None else identifier(place.id, f"{field}id"),
         shape=None if place.shape is None else geometry(place.shape, f"{field}geometry"),
         timestamp=None if place.timestamp is None else number(place.timestamp, f"{field}timestamp"),
+        version=_version(place.version, f"{field}version"),
     )
     _check_size(len(msgspec.msgpack.encode(checked)), field.rstrip(".") or "place")
     return _with_shape(checked, field)
@@ -210,6 +213,13 @@ def _whole(value: object, field: str, *, least: int) -> int:
     if value < least:
         raise InvalidRequest(f"must be at least {least}, not {value}", field=field)
     return _integer(int(value), field)
+
+
+def _version(value: object, field: str) -> int:
+    version = _whole(value, field, least=0)
+    if version > _LAST_VERSION:
+        raise InvalidRequest(f"must be at most {_LAST_VERSION}, not {version}", field=field)
+    return version
 
 
 def _metres(value: object, field: str) -> float:

@@ -21,8 +21,8 @@ def mark(place: Place) -> Mark:
 def newest(places: Iterable[Place]) -> dict[str, Place]:
     """Return the current copy of each id.
 
-    A place that moves into another region exists twice for a moment. Its new copy starts at version 1 again but bears
-    the timestamp of the move, so the timestamp decides first and the version among copies measured at the same time.
+    A place that moves into another region exists twice for a moment. Its new copy bears the timestamp of the move, so
+    the timestamp decides first, and the version among copies measured at the same time.
     """
     found: dict[str, Place] = {}
     for place in places:

@@ -15,6 +15,7 @@ from mesh.client.plan import Ask, Reply, get, locate, prefix
 from mesh.core.asking import StaleMap
 from mesh.errors import Conflict, InvalidRequest, MeshError, NotFound, RemoteProtocolError
 from mesh.model import (
+    SHAPED_HINT,
     AnyOperation,
     BulkStored,
     Delete,
@@ -104,12 +105,13 @@ def move(operation: Move, regions: RegionMap) -> OnePlace:
 
 def _carry_over(place: Place, to: Move, target: str) -> OnePlace:
     if place.shape is not None:
-        raise InvalidRequest("a place with a shape cannot be moved", field="id", hint="upsert it")
+        raise InvalidRequest("a place with a shape cannot be moved", field="id", hint=SHAPED_HINT)
     old = place.region
     if not _is_older(place, to):
         return place
     for _ in range(_MAX_RACES):
-        (reply,) = yield [(target, Upsert(Draft(to.lon, to.lat, place.properties, place.id, None, to.timestamp)))]
+        carried = Draft(to.lon, to.lat, place.properties, place.id, None, to.timestamp, place.version)
+        (reply,) = yield [(target, Upsert(carried))]
         moved = _stored(reply)
         (reply,) = yield [(old, Delete(place.id, version=place.version))]
         if isinstance(reply, NotFound | Deleted):

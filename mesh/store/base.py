@@ -53,7 +53,10 @@ class Store(Protocol):
         """Store new places; rows fail one by one and never stop the others."""
 
     def upsert(self, place: Draft) -> Place:
-        """Store a place, replacing all of what has its id, shape and timestamp included; the version grows on."""
+        """Store a place, replacing all of what has its id, shape and timestamp included.
+
+        The version becomes later than that of the replaced place and than the draft's.
+        """
 
     def get(self, id: str) -> Place:  # noqa: A002
         """Return one place; `NotFound` otherwise."""

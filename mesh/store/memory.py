@@ -16,6 +16,7 @@ from shapely.geometry import shape as to_shape
 
 from mesh.errors import Conflict, InvalidRequest, MeshError, NotFound
 from mesh.model import (
+    SHAPED_HINT,
     BulkStored,
     Count,
     Draft,
@@ -88,7 +89,7 @@ class MemoryStore:
         """Store a place, replacing what has its id."""
         with self._writing():
             held = self._places.get(place.id or "")
-            return self._put(self._build(place, held.version + 1 if held else 1))
+            return self._put(self._build(place, max(held.version if held else 0, place.version) + 1))
 
     def update(self, id: str, patch: Properties) -> Place:  # noqa: A002
         """Merge a patch into the properties."""
@@ -102,7 +103,7 @@ class MemoryStore:
         with self._writing():
             held = self._held(id)
             if held.shape is not None:
-                raise InvalidRequest("a place with a shape cannot be moved", field="id", hint="upsert it")
+                raise InvalidRequest("a place with a shape cannot be moved", field="id", hint=SHAPED_HINT)
             if held.timestamp is not None and held.timestamp >= timestamp:
                 return held
             moved = {"lon": float(lon), "lat": float(lat), "timestamp": float(timestamp)}

@@ -30,6 +30,7 @@ from mesh.errors import (
     StoreUnavailable,
 )
 from mesh.model import (
+    SHAPED_HINT,
     BulkStored,
     Count,
     Draft,
@@ -168,7 +169,7 @@ class MongoStore:
     def upsert(self, place: Draft) -> Place:
         """Store a place, replacing what has its id."""
         document = to_document(place, place.id or new_id(self.region))
-        grown = {"$add": [{"$ifNull": ["$v", 0]}, 1]}
+        grown = {"$add": [{"$max": [{"$ifNull": ["$v", 0]}, place.version]}, 1]}
         # $literal: in a pipeline, a text that starts with $ is the name of a field.
         literals = {name: {"$literal": value} for name, value in document.items() if name != "v"}
         pipeline = [{"$replaceWith": {**literals, "v": grown}}]
@@ -199,7 +200,7 @@ class MongoStore:
             return changed
         held = self.get(id)
         if held.shape is not None:
-            raise InvalidRequest("a place with a shape cannot be moved", field="id", hint="upsert it")
+            raise InvalidRequest("a place with a shape cannot be moved", field="id", hint=SHAPED_HINT)
         return held
 
     def delete(self, id: str, version: int | None = None) -> None:  # noqa: A002

@@ -106,6 +106,9 @@ class StoreContract:
         assert store.get("x") == replaced
         assert ids(store.intersects(Intersects(_SQUARE))) == []
         assert store.upsert(Draft(-72, 41)).version == 1
+        assert store.upsert(Draft(-72, 41, id="x", version=1)).version == 3
+        assert store.upsert(Draft(-72, 41, id="x", version=9)).version == 10
+        assert store.upsert(Draft(-72, 41, id="from elsewhere", version=4)).version == 5
 
     def test_update_merges_as_rfc_7396_says(self, store: Store) -> None:
         """Objects merge deeply, null removes, everything else replaces."""
@@ -142,8 +145,10 @@ class StoreContract:
     def test_a_place_with_a_shape_is_not_moved(self, store: Store) -> None:
         """A position away from its shape would make two answers of one place."""
         store.insert(Draft(-73.5, 40.5, {}, "area", _SQUARE))
-        with pytest.raises(InvalidRequest):
+        before = store.get("area")
+        with pytest.raises(InvalidRequest, match="upsert it with its new geometry"):
             store.move("area", -60, 40, 1.0)
+        assert store.get("area") == before
 
     def test_delete_with_a_version_spares_what_is_newer(self, store: Store) -> None:
         """A delete of something since changed is a conflict."""

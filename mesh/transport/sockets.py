@@ -71,7 +71,7 @@ def connect(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> None:
 
 def _reason(error: zmq.ZMQError) -> str:
     # Not error.strerror: pyzmq appends the address to it, which stands in our line already.
-    return str(zmq.strerror(error.errno)).lower()
+    return str(zmq.strerror(error.errno or 0)).lower()
 
 
 def _hint(error: zmq.ZMQError) -> str | None:

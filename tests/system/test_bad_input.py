@@ -336,7 +336,7 @@ def test_peers_with_different_maps_say_so_and_serve_alone(directory: Path):
 
 @pytest.mark.usefixtures("real_mongod")
 def test_a_shard_that_is_not_there_is_named_and_comes_back(directory: Path):
-    """Absent at the start, dying in the middle: a clear error in time, the same workers, and service when it is back."""
+    """Absent at the start or dying later: a clear error in time, the same workers, service when it returns."""
     port = free_ports(1)
     uri = f"mongodb://{HOST}:{port}/?replicaSet=mesh"
     shards = dict.fromkeys(REGIONS, uri)
