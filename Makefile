@@ -35,11 +35,13 @@ clean:  ## Remove what was built, the virtual environment too.
 
 # Stamps: what the environment holds is as new as pyproject.toml.
 $(VENV)/.local: pyproject.toml | $(VENV)/.made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
+	@echo "Installing into $(VENV), which takes a minute ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,dev]'
+	@echo "Installing into $(VENV), which takes a minute ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local,dev]'
 	@touch $@ $(VENV)/.local
 
 $(VENV)/.made:

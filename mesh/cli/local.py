@@ -99,8 +99,7 @@ def demo(  # noqa: PLR0917
         workers=workers, base_port=base_port, store=store, load=load, data=data, service=service, mongod=mongod
     )
     with _running(options, lambda line: console.print(f"[yellow]  {line}[/]")) as mesh:
-        if options.service != "places" or options.load == "none":
-            raise ConfigError("the tour needs places", field="demo", hint="leave out --service and --load")
+        _check_tour(options)
         console.print(f"Starting five regions: {', '.join(REGIONS)} ...")
         mesh.start()
         _load_with_bar(mesh, console)
@@ -133,6 +132,11 @@ def _note(line: str) -> None:
     sys.stderr.write(f"mesh-local: {line}\n")
 
 
+def _check_tour(options: Options) -> None:
+    if options.service != "places" or options.load == "none":
+        raise ConfigError("the tour needs places", field="demo", hint="leave out --service and --load")
+
+
 def _load_with_bar(mesh: LocalMesh, console: Console) -> None:
     columns = (TextColumn("  loading places"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console) as bar:
@@ -157,7 +161,7 @@ def _show_json(mesh: LocalMesh) -> None:
 def _show(mesh: LocalMesh, console: Console) -> None:
     counts = mesh.counts()
     names = ("region", "broker", "store", "places", "broker pid", "worker pids", "store pid")
-    table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*names, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for region, endpoint in mesh.brokers.items():
         pids = mesh.pids(region)
         count = f"{counts[region]:,}" if region in counts else "-"

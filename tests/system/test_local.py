@@ -261,6 +261,13 @@ def test_wrong_options_are_one_line_and_exit_code_78(scratch: Path, arguments: l
     assert list(scratch.iterdir()) == []
 
 
+def test_a_tour_without_places_is_refused(scratch: Path) -> None:
+    """Who takes the places out of the demo is told so before anything is started."""
+    done = _run(scratch, "demo", "--once", "--load", "none", "--base-port", str(_free_ports()))
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (78, 1, "")
+    assert "the tour needs places" in done.stderr
+
+
 def test_a_mesh_of_echoes_needs_no_store(up: Callable[..., Up]) -> None:
     """A service other than places is passed on to the workers, and no store is started for it."""
     mesh = up("--service", "echo", "--workers", "1")
