@@ -1,0 +1,1 @@
+"""The programs: composition roots, where the layers meet."""

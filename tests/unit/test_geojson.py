@@ -265,7 +265,7 @@ def test_junk_never_gives_a_traceback() -> None:
         try:
             assert geometry({"type": kind, "coordinates": junk(4)})["type"] == kind
         except InvalidRequest as error:
-            assert error.field  # noqa: PT017 - either outcome is fine, but never without a field
+            assert error.field  # either outcome is fine, but never without a field
 
 
 # -- features and points --------------------------------------------------------------------------------------------
