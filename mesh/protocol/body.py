@@ -117,7 +117,5 @@ def _invalid(text: str) -> InvalidRequest:
     what, path = (match["what"], match["path"]) if match else (text, None)
     inside = (path or "$").removeprefix("$").removeprefix(".")
     named = _FIELD.search(what)
-    if named:
-        field = ".".join(part for part in (inside, named["unknown"] or named["missing"]) if part)
-        return InvalidRequest("is missing" if named["missing"] else "there is no such field", field=field)
-    return InvalidRequest(what[:1].lower() + what[1:], field=inside or "body")
+    parts = (inside, (named["unknown"] or named["missing"]) if named else "")
+    return InvalidRequest(what[:1].lower() + what[1:], field=".".join(filter(None, parts)) or "body")

@@ -70,12 +70,18 @@ class Stranger:
         self.send(_pack(Header(**usual | fields), content))
         return job
 
-    def error(self, region: str, content: bytes) -> dict[str, Any]:
-        """Send a request whose answer is a failure, and return that."""
-        job = self.ask(region, content)
+    def reply(self, home: str, content: bytes) -> dict[str, Any]:
+        """Send a request and return its answer."""
+        job = self.ask(home, content)
         head, answer = self.answer()
         assert (head.kind, head.job) == (Kind.REPLY, job)
-        return body.decode_any(answer)[0]["error"]
+        found: dict[str, Any] = body.decode_any(answer)[0]
+        return found
+
+    def error(self, home: str, content: bytes) -> dict[str, Any]:
+        """Send a request whose answer is a failure, and return that."""
+        error: dict[str, Any] = self.reply(home, content)["error"]
+        return error
 
 
 def _pack(head: Header, content: bytes) -> bytes:

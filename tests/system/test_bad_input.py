@@ -118,7 +118,7 @@ RAW: dict[str, tuple[dict[str, Any], str, str]] = {
     "20,000 vertices": ({"op": "within_polygon", "geometry": LARGE}, "geometry.coordinates", "20,000 positions"),
     "operator": ({"op": "find", "where": {"name": {"$near": 1}}}, "where.name.$near", "not an operator"),
     "script": ({"op": "count", "where": {"$where": "sleep(1)"}}, "where.$where", "not an operator"),
-    "unknown parameter": ({"op": "nearest", "lon": 1.0, "lat": 2.0, "colour": 1}, "colour", "no such field"),
+    "unknown parameter": ({"op": "nearest", "lon": 1.0, "lat": 2.0, "colour": 1}, "colour", "unknown field"),
     "missing parameter": ({"op": "nearest", "lon": 1.0}, "lat", "missing"),
     "unknown operation": ({"op": "drop"}, "op", "drop"),
     "no operation": ({"lon": 1.0}, "op", "missing"),

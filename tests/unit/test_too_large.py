@@ -73,7 +73,7 @@ def test_a_broker_names_the_job_it_refuses():
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"op": "find", "colour": 1}, "colour", "no such field"),
+        ({"op": "find", "colour": 1}, "colour", "unknown field"),
         ({"op": "nearest", "lon": 1.0}, "lat", "missing"),
         ({"op": "nearest", "lon": "1", "lat": 1.0}, "lon", "expected `float`, got `str`"),
         ({"op": "fly"}, "op", "fly"),
