@@ -27,7 +27,7 @@ WATCH_SECONDS = 0.05
 #: The wait before a child is started again: doubled at each death, and forgotten once a child has lived long enough.
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS, LIVED_SECONDS = 0.1, 5.0, 10.0
 #: How long a child may take to end before it is killed.
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
 _PR_SET_PDEATHSIG = 1
 #: numpy's threads for matrices, a pool in each of many processes, would only be started and never used.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
