@@ -197,20 +197,36 @@ def get(id: str, regions: RegionMap) -> Generator[list[Ask], list[Reply], Place]
 
 
 def locate(id: str, batches: Sequence[Sequence[str]]) -> Generator[list[Ask], list[Reply], Place]:  # noqa: A002
-    """Ask batch after batch of regions until one holds the place; return its current copy."""
+    """Ask batch after batch of regions until one holds the place; return its current copy.
+
+    Nobody having it is asked about once more: a place that crosses a border meanwhile is put into its new region just
+    after that one was asked, and leaves its old one just before.
+    """
     failed: list[MeshError] = []
-    copies: list[Place] = []
     for batch in batches:
-        for reply in (yield [(name, Get(id)) for name in batch]):
-            if isinstance(reply, Stored):
-                copies.append(reply.place)
-            elif not isinstance(reply, NotFound):
-                failed.append(survivable(reply))
+        copies = yield from _copies(id, batch, failed)
         if copies:
             return merge.newest(copies)[id]
+    copies = [] if failed else (yield from _copies(id, [name for batch in batches for name in batch], failed))
+    if copies:
+        return merge.newest(copies)[id]
     if failed:
         raise failed[0]
     raise NotFound(f"no region holds a place with the id {id!r}", id=id)
+
+
+def _copies(
+    id: str,  # noqa: A002
+    batch: Sequence[str],
+    failed: list[MeshError],
+) -> Generator[list[Ask], list[Reply], list[Place]]:
+    copies: list[Place] = []
+    for reply in (yield [(name, Get(id)) for name in batch]):
+        if isinstance(reply, Stored):
+            copies.append(reply.place)
+        elif not isinstance(reply, NotFound):
+            failed.append(survivable(reply))
+    return copies
 
 
 def get_many(ids: Sequence[str], regions: RegionMap, *, require_all: bool) -> Generator[list[Ask], list[Reply], Page]:

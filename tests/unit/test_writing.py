@@ -124,3 +124,13 @@ def test_an_upsert_with_another_regions_id_moves_the_place(mesh: Mesh) -> None:
     assert mesh.run(plan.get(own, the_map())).region == "ca"
     with pytest.raises(NotFound):
         mesh.stores["ne"].get(own)
+
+
+def test_a_place_that_crosses_a_border_while_it_is_looked_for_is_found(mesh: Mesh) -> None:
+    """The new region is asked before the place comes, the old one after it has gone: a second look finds it."""
+    planner = plan.get("ny", the_map())
+    asks = next(planner)
+    early = {name: mesh.answer(name, ask) for name, ask in asks if name != "ne"}
+    mesh.run(writing.move(Move("ny", *LOS_ANGELES, 100.0), the_map()))
+    replies = [early[name] if name in early else mesh.answer(name, ask) for name, ask in asks]
+    assert mesh.go_on(planner, planner.send(replies)).region == "ca"
