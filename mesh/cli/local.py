@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from mesh.errors import ConfigError
-from mesh.local import live
+from mesh.local import interrupts, live
 from mesh.local.layout import REGIONS, Options
 from mesh.local.places import CREDIT
 from mesh.local.running import LocalMesh
@@ -115,17 +115,13 @@ def demo(  # noqa: PLR0917
 @contextmanager
 def _running(options: Options, tell: Callable[[str], None]) -> Iterator[LocalMesh]:
     """Yield a mesh; end the block, and it, at the first SIGINT or SIGTERM. A second one ends this process at once."""
-    lifecycle.on_stop_signals(_interrupt)
+    interrupts.install()
     with lifecycle.complaints("mesh-local"):
         try:
             with LocalMesh(options, tell) as mesh:
                 yield mesh
         except KeyboardInterrupt:
             sys.exit(0)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def _note(line: str) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mesh.errors import MeshError
+from mesh.local import interrupts
 from mesh.service.lifecycle import EXIT_CONFIG
 
 #: How often the watcher looks at the children.
@@ -136,9 +137,10 @@ class Supervisor:
 
     def start(self, child: Child) -> None:
         """Start a child and keep it running from now on."""
-        child.start()
-        with self._lock:
-            self._records[child.name] = _Record(child)
+        with interrupts.held():
+            child.start()
+            with self._lock:
+                self._records[child.name] = _Record(child)
 
     def settle(self) -> None:
         """Note that all children are up: from now on one that dies is started again."""
@@ -220,7 +222,8 @@ class Supervisor:
 
     @staticmethod
     def _begin(record: _Record) -> None:
-        record.child.start()
+        with interrupts.held():
+            record.child.start()
         record.wanted, record.due, record.started = True, None, time.monotonic()
 
 

@@ -202,6 +202,19 @@ def test_nothing_survives_a_kill_of_mesh_local_itself(
     _wait_until(lambda: mesh.leftovers() == [], seconds=10)
 
 
+@pytest.mark.parametrize("children", [1, 4, 8, 12, 16])
+def test_an_interrupt_while_it_comes_up_ends_it(scratch: Path, children: int) -> None:
+    """SIGINT between any two forks, or in one, is neither lost nor does it leave anything."""
+    command = [*_PROGRAM, "up", "--store", "memory", "--base-port", str(_free_ports())]
+    with subprocess.Popen(command, env=_environment(scratch)) as process:
+        itself = psutil.Process(process.pid)
+        while len(itself.children()) < children:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert list(scratch.iterdir()) == []
+
+
 def test_a_port_in_use_is_one_clear_line(scratch: Path) -> None:
     """The line names the port, its region and the option; the exit code is 78, and nothing was started."""
     base = _free_ports()
