@@ -15,7 +15,7 @@ from mesh.core.settings import BrokerSettings
 from mesh.core.workers import Worker
 from mesh.errors import InvalidRequest
 from mesh.protocol import body
-from mesh.protocol.header import NO_JOB, SIZE, Header, Kind, Reason, encode, explain, fault, peek
+from mesh.protocol.header import NO_JOB, SIZE, Header, Kind, Reason, encode, explain, fault, peek, read
 from mesh.protocol.refusal import nack
 from mesh.protocol.session import Role, State, follow, refusal
 
@@ -56,17 +56,16 @@ class BrokerCore:
 
     def receive(self, link: int, sender: bytes, frame: bytes, now: float) -> None:
         """Take in one message."""
-        wrong = fault(frame)
-        if wrong is not None:
-            # Of a message that is too large the header is sound, so whoever waits for this job learns of it.
-            job = peek(frame).job if wrong is Reason.TOO_LARGE else NO_JOB
-            self._garbage(link, sender, wrong, explain(frame, wrong), now, job)
+        head = read(frame)
+        if head is None:
+            wrong = fault(frame) or Reason.MALFORMED
+            self._garbage(link, sender, wrong, explain(frame, wrong), now)
         elif link == Link.LOCAL:
-            self._from_worker(sender, frame, peek(frame), now)
+            self._from_worker(sender, frame, head, now)
         elif link == Link.FRONT:
-            self._from_front(sender, frame, peek(frame), now)
+            self._from_front(sender, frame, head, now)
         else:
-            self._from_back(sender, frame, peek(frame), now)
+            self._from_back(sender, frame, head, now)
 
     def take(self) -> list[Action]:
         """Return what was decided since the last call."""

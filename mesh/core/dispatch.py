@@ -23,6 +23,7 @@ from mesh.core.workers import Worker, Workers
 from mesh.protocol import limits
 from mesh.protocol.header import ANY_MAP, Flag, Header, Kind, Reason, encode, with_credit
 from mesh.protocol.refusal import nack
+from mesh.protocol.session import State
 
 #: Refusals of a spilled job that cost nothing: it never started, so its own region serves it after all.
 _FREE_REFUSALS = frozenset({Reason.NO_CREDIT, Reason.BUSY, Reason.DRAINING, Reason.NO_SESSION})
@@ -133,12 +134,11 @@ class Dispatcher:
 
     def _spill_target(self, job: Job) -> Peer | None:
         """Return the peer where the job is better off than waiting here."""
-        workers = self.workers
-        wait = workers.expected_wait(self.waiting.local)
+        wait = self.workers.expected_wait(self.waiting.local)
         if wait <= self.peers.nearest_rtt:
             return None
         # Not back to where it came from: there its id is taken.
-        return self.peers.cheapest(wait, workers.service_seconds / max(1, workers.slots), job.origin_peer)
+        return self.peers.cheapest(wait, self.workers.turn_seconds, job.origin_peer)
 
     def _spill(self, job: Job, peer: Peer, now: float) -> None:
         self.count["spilled_out"] += 1
@@ -168,6 +168,25 @@ class Dispatcher:
                 queue.popleft()
             else:
                 break
+
+    def _refill(self, worker: Worker, now: float) -> None:
+        """Give a worker that has just finished a job what waits: `pump` for the one place where room came up."""
+        while len(worker.inflight) < worker.room and worker.state is State.OPEN:
+            queue = self.waiting.first()
+            if queue is None:
+                return
+            job = queue.popleft()
+            if job.answered:
+                continue
+            if job.deadline <= now:
+                self.expire(job)
+                continue
+            idle = len(worker.inflight) < worker.slots
+            peer = None if idle or job.local_only else self._spill_target(job)
+            if peer is None:
+                self._start(job, worker, now)
+            else:
+                self._spill(job, peer, now)
 
     def take_back(self, job: Job, now: float) -> None:
         """Serve a job again that came back without having been started."""
@@ -209,8 +228,8 @@ class Dispatcher:
         else:
             self.count["served"] += 1
             self.answer(job, frame)
-        if self.waiting.own or self.waiting.again or self.waiting.spilled:
-            self.pump(now)
+        if self.waiting.any:
+            self._refill(worker, now)
 
     def returned(self, peer: Peer, frame: bytes, head: Header, now: float) -> None:
         """Take a peer's answer (REPLY or NACK) to a job that was forwarded or spilled to it."""

@@ -32,6 +32,11 @@ class Waiting:
         """Whether a new job of one's own must be refused."""
         return len(self.own) >= self.limit
 
+    @property
+    def any(self) -> bool:
+        """Whether any job waits."""
+        return bool(self.own or self.again or self.spilled)
+
     def first(self) -> deque[Job] | None:
         """Return the queue whose head is next, None if all are empty."""
         return self.again or self.own or self.spilled or None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mesh.core.actions import Action, Link, Outbox, Run, Stop
 from mesh.core.settings import WorkerSettings
 from mesh.protocol import body, limits
-from mesh.protocol.header import SIZE, Header, Kind, Reason, encode, explain, fault, peek, region_name, reply
+from mesh.protocol.header import SIZE, Header, Kind, Reason, encode, explain, fault, peek, read, region_name, reply
 from mesh.protocol.refusal import nack
 
 #: The only address a DEALER has.
@@ -48,12 +48,11 @@ class WorkerCore:
     def receive(self, _link: int, _sender: bytes, frame: bytes, now: float) -> None:
         """Take in one message from the broker."""
         self._heard = now
-        wrong = fault(frame)
-        if wrong is not None:
-            self.out.log_rarely(now, "warning", "garbage from the broker", why=explain(frame, wrong))
-            return
-        head = peek(frame)
-        if head.kind == Kind.REQUEST:
+        head = read(frame)
+        if head is None:
+            why = explain(frame, fault(frame) or Reason.MALFORMED)
+            self.out.log_rarely(now, "warning", "garbage from the broker", why=why)
+        elif head.kind == Kind.REQUEST:
             self._request(head, frame, now)
         elif head.kind == Kind.CANCEL:
             self._cancel(head.job)

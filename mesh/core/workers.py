@@ -1,6 +1,7 @@
 """The workers of this region: who is there, who is free, how fast they are."""
 
 from collections.abc import Iterator
+from math import inf
 
 from mesh.core.job import Job
 from mesh.protocol.session import State
@@ -62,6 +63,8 @@ class Workers:
         self.inflight = 0
         #: Moving average of the time one job takes, in seconds.
         self.service_seconds = SERVICE_GUESS_SECONDS
+        #: How often a job ends somewhere here while all are busy: S / W, in seconds.
+        self.turn_seconds = inf
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._by_id.values())
@@ -138,13 +141,12 @@ class Workers:
     def took(self, seconds: float) -> None:
         """Learn how long a job took, as the worker measured it: what the broker sees has the wait for a CPU in it."""
         self.service_seconds += (seconds - self.service_seconds) * SERVICE_WEIGHT
+        self.turn_seconds = self.service_seconds / self.slots if self.slots else inf
 
     def expected_wait(self, queued: int) -> float:
         """Return how long a new job would wait here for a worker, in seconds: jobs before it times S / W."""
-        if not self.slots:
-            return float("inf")
         ahead = queued + self.inflight - self.slots + 1
-        return max(0, ahead) * self.service_seconds / self.slots
+        return ahead * self.turn_seconds if ahead > 0 else 0.0
 
     def resize(self) -> None:
         """Set how much each worker may hold from what is known of the service time."""
@@ -155,6 +157,7 @@ class Workers:
     def _recount(self) -> None:
         open_ones = [worker for worker in self._by_id.values() if worker.state is State.OPEN]
         self.slots = sum(worker.slots for worker in open_ones)
+        self.turn_seconds = self.service_seconds / self.slots if self.slots else inf
         self.inflight = sum(len(worker.inflight) for worker in self._by_id.values())
         self._idle = {worker: None for worker in open_ones if len(worker.inflight) < worker.slots}
         self.resize()

@@ -130,10 +130,10 @@ def test_no_body_raises_anything_but_an_invalid_request(content: bytes):
     ("document", "field", "words"),
     [
         ({"op": "nearest", "lon": "x", "lat": 1.0}, "lon", "expected `float`, got `str`"),
-        ({"op": "nearest", "lon": 1.0}, "body", "missing required field `lat`"),
-        ({"op": "nearest", "lon": 1.0, "lat": 1.0, "limt": 3}, "body", "unknown field `limt`"),
+        ({"op": "nearest", "lon": 1.0}, "lat", "missing required field `lat`"),
+        ({"op": "nearest", "lon": 1.0, "lat": 1.0, "limt": 3}, "limt", "unknown field `limt`"),
         ({"op": "explode"}, "op", "explode"),
-        ({"lon": 1.0}, "body", "op"),
+        ({"lon": 1.0}, "op", "op"),
         ({"op": "insert", "place": [1.0, "x"]}, "place[1]", "expected `float`"),
     ],
 )
