@@ -29,6 +29,7 @@ class Oracle:
         self.row_of = {row["id"]: index for index, row in enumerate(rows)}
         self.shaped = {index: Figure(row["geometry"]) for index, row in enumerate(rows) if row.get("geometry")}
         self._columns: dict[str, np.ndarray] = {}
+        self._masks: dict[str, np.ndarray] = {}
 
     def distances(self, lon: float, lat: float) -> np.ndarray:
         """Return metres from a position to every place (Vincenty's formula for a sphere)."""
@@ -94,7 +95,10 @@ class Oracle:
                 return np.isin(column, operand)
             compare = {"$eq": np.equal, "$gt": np.greater, "$gte": np.greater_equal, "$lt": np.less}
             return (compare | {"$lte": np.less_equal})[operator](column, operand)
-        return np.array([_holds(held, operator, operand) for held in self._column(name)], dtype=bool)
+        key = repr((name, operator, operand))
+        if key not in self._masks:
+            self._masks[key] = np.array([_holds(held, operator, operand) for held in self._column(name)], dtype=bool)
+        return self._masks[key]
 
     def _column(self, name: str) -> np.ndarray:
         if name not in self._columns:
