@@ -68,8 +68,8 @@ class Core(Protocol):
     def drain(self, now: float) -> None:
         """Finish what is there, take nothing new, then `Stop`."""
 
-    def take(self) -> list[Action]:
-        """Everything that was decided since the last call, in order."""
+    def take(self, now: float) -> list[Action]:
+        """Everything that was decided since the last call, in order; called at the end of each turn."""
 
 
 _new_tuple = tuple.__new__

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from mesh.core import status
 from mesh.core.actions import Action, Link, Outbox, Stop
 from mesh.core.dispatch import Dispatcher
+from mesh.core.express import Express
 from mesh.core.neighbours import Neighbours
 from mesh.core.peers import Peer, Peers
 from mesh.core.sessions import Clients
@@ -22,6 +23,9 @@ from mesh.protocol.session import Role, State, follow, refusal
 #: Seconds between sweeps of the outstanding table; deadlines are kept to this.
 SWEEP_SECONDS = 0.02
 
+# An IntEnum's member compares slower than the plain number.
+_FRONT, _LOCAL = int(Link.FRONT), int(Link.LOCAL)
+
 _ClientHandler = Callable[[bytes, bytes, Header, float], None]
 
 
@@ -35,6 +39,7 @@ class BrokerCore:
         self.jobs = Dispatcher(settings, self.peers, self.out)
         self.clients = Clients()
         self.neighbours = Neighbours(settings, self.jobs)
+        self._express = Express(settings, self.clients, self.jobs)
         self.started = now
         self._next_beat = now
         self._next_sweep = now
@@ -56,19 +61,28 @@ class BrokerCore:
 
     def receive(self, link: int, sender: bytes, frame: bytes, now: float) -> None:
         """Take in one message."""
+        if link == _LOCAL:
+            done = self._express.reply(sender, frame, now)
+        else:
+            done = link == _FRONT and self._express.request(sender, frame, now)
+        if not done:
+            self._ordinary(link, sender, frame, now)
+
+    def _ordinary(self, link: int, sender: bytes, frame: bytes, now: float) -> None:
         head = read(frame)
         if head is None:
             wrong = fault(frame) or Reason.MALFORMED
             self._garbage(link, sender, wrong, explain(frame, wrong), now)
-        elif link == Link.LOCAL:
+        elif link == _LOCAL:
             self._from_worker(sender, frame, head, now)
-        elif link == Link.FRONT:
+        elif link == _FRONT:
             self._from_front(sender, frame, head, now)
         else:
             self._from_back(sender, frame, head, now)
 
-    def take(self) -> list[Action]:
-        """Return what was decided since the last call."""
+    def take(self, now: float) -> list[Action]:
+        """Return what was decided since the last call, and what peers should know of it."""
+        self.neighbours.settle(now)
         return self.out.take()
 
     def malformed(self, link: int, sender: bytes, parts: int, now: float) -> None:
@@ -92,7 +106,6 @@ class BrokerCore:
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
             self._beat(now)
-        self.neighbours.settle(now)
         if self._drain_until is not None and (self.jobs.idle or now >= self._drain_until):
             self._leave()
 
@@ -116,12 +129,6 @@ class BrokerCore:
     # -- the three links -----------------------------------------------------------------------------------------------
 
     def _from_front(self, sender: bytes, frame: bytes, head: Header, now: float) -> None:
-        if head.kind == Kind.REQUEST and sender in self.clients.heard:  # what the table allows, without asking it
-            self.clients.heard[sender] = now
-            self.jobs.admit(sender, None, frame, head, now)
-            if self.jobs.waiting.own:
-                self.neighbours.settle(now)
-            return
         peer = self.peers.get(sender)
         if peer is not None:
             self._from_asking_peer(peer, frame, head, now)
@@ -135,7 +142,10 @@ class BrokerCore:
             return
         if state is State.OPEN:
             self.clients.hear(sender, now)
-        self._client_kinds[head.kind](sender, frame, head, now)
+        if head.kind == Kind.REQUEST:
+            self.jobs.admit(sender, None, frame, head, now)
+        else:
+            self._client_kinds[head.kind](sender, frame, head, now)
 
     def _from_asking_peer(self, peer: Peer, frame: bytes, head: Header, now: float) -> None:
         after = follow(Role.ASKING_PEER, peer.asking, head.kind)
@@ -151,7 +161,6 @@ class BrokerCore:
             self.jobs.cancel(peer.routing_id, head.job)
         else:
             self.neighbours.asked(peer, frame, head, after)
-        self.neighbours.settle(now)
 
     def _from_back(self, sender: bytes, frame: bytes, head: Header, now: float) -> None:
         peer = self.peers.get(sender)
@@ -160,36 +169,25 @@ class BrokerCore:
             self.jobs.count["unexpected"] += 1
             return
         self.neighbours.served(peer, frame, head, after, now)
-        self.neighbours.settle(now)
 
     def _from_worker(self, sender: bytes, frame: bytes, head: Header, now: float) -> None:
         worker = self.jobs.workers.get(sender)
-        if worker is not None and head.kind == Kind.REPLY:  # allowed in every state a known worker can be in
-            worker.heard = now
-            self.jobs.complete(worker, frame, head, now)
-        else:
-            self._worker_says(sender, worker, frame, head, now)
-        if self.neighbours.anyone_wants:
-            self.neighbours.changed = True
-            self.neighbours.settle(now)
-
-    # -- workers -------------------------------------------------------------------------------------------------------
-
-    def _worker_says(self, sender: bytes, worker: Worker | None, frame: bytes, head: Header, now: float) -> None:
-        kind, state = head.kind, State.NEW if worker is None else worker.state
-        if follow(Role.WORKER, state, kind) is None:
-            self._refuse(Link.LOCAL, sender, head, refusal(Role.WORKER, state, kind))
-        elif worker is None or kind == Kind.READY:
+        state = State.NEW if worker is None else worker.state
+        if follow(Role.WORKER, state, head.kind) is None:
+            self._refuse(Link.LOCAL, sender, head, refusal(Role.WORKER, state, head.kind))
+        elif worker is None or head.kind == Kind.READY:
             self._worker_ready(sender, worker, frame, now)
         else:
             worker.heard = now
-            self._known_worker_says(worker, frame, head, now)
+            self._worker_says(worker, frame, head, now)
 
-    def _known_worker_says(self, worker: Worker, frame: bytes, head: Header, now: float) -> None:
-        if head.kind == Kind.HEARTBEAT:
-            self.out.send(Link.LOCAL, worker.id, frame)
-        elif head.kind == Kind.NACK:
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    def _worker_says(self, worker: Worker, frame: bytes, head: Header, now: float) -> None:
+        if head.kind in {Kind.REPLY, Kind.NACK}:
             self.jobs.complete(worker, frame, head, now)
+        elif head.kind == Kind.HEARTBEAT:
+            self.out.send(Link.LOCAL, worker.id, frame)
         elif head.kind == Kind.DRAIN:
             self.jobs.workers.drain(worker)
         elif head.kind == Kind.GOODBYE:

@@ -12,6 +12,7 @@ waits, each time a worker falls free or credit arrives, so that no worker idles 
 
 from collections import Counter
 from collections.abc import Iterable
+from math import isfinite
 
 from mesh.core import credit
 from mesh.core.actions import Link, Outbox
@@ -91,7 +92,8 @@ class Dispatcher:
 
     def serve(self, job: Job, now: float) -> None:
         """Start a job here or at a peer, or queue it, or refuse it."""
-        if not self.waiting.local and self._place(job, now):
+        waiting = self.waiting
+        if not (waiting.own or waiting.again) and self._place(job, now):
             return
         if self.waiting.full:
             self.count["busy"] += 1
@@ -169,7 +171,7 @@ class Dispatcher:
             else:
                 break
 
-    def _refill(self, worker: Worker, now: float) -> None:
+    def refill(self, worker: Worker, now: float) -> None:
         """Give a worker that has just finished a job what waits: `pump` for the one place where room came up."""
         while len(worker.inflight) < worker.room and worker.state is State.OPEN:
             queue = self.waiting.first()
@@ -229,7 +231,7 @@ class Dispatcher:
             self.count["served"] += 1
             self.answer(job, frame)
         if self.waiting.any:
-            self._refill(worker, now)
+            self.refill(worker, now)
 
     def returned(self, peer: Peer, frame: bytes, head: Header, now: float) -> None:
         """Take a peer's answer (REPLY or NACK) to a job that was forwarded or spilled to it."""
@@ -326,7 +328,7 @@ class Dispatcher:
         if peer.alive:
             self.out.log("warning", "peer lost", peer=peer.name, why=why)
             self.count["peers_lost"] += 1
-        peer.lose()
+        self.peers.lost(peer)
         self.retry([job for job in self.outstanding.values() if job.peer is peer], now, f"broker {peer.name} was lost")
 
     # -- credit --------------------------------------------------------------------------------------------------------
@@ -337,8 +339,9 @@ class Dispatcher:
         idle = self.workers.idle_slots
         if self.draining or self.waiting.local or not asking:
             return []
-        farthest = max((peer.rtt_seconds for peer in asking.values() if peer.grant.wanted), default=0.0)
+        rtts = [peer.rtt_seconds for peer in asking.values() if peer.grant.wanted and isfinite(peer.rtt_seconds)]
         wanted = any(peer.grant.wanted for peer in asking.values())
+        farthest = max(rtts, default=0.0)
         extra = credit.prefetch(self.workers.slots, farthest, self.workers.service_seconds) if wanted else 0
         room = idle + extra - len(self.waiting.spilled) if self.workers.slots else 0
         raised = credit.share([peer.grant for peer in asking.values()], room, standing=idle >= 2)

@@ -166,9 +166,9 @@ class Neighbours:
         self.out.send(Link.BACK, peer.routing_id, encode(head))
 
     def settle(self, now: float) -> None:
-        """Tell peers of demand and of credit that changed, if they cannot know yet."""
+        """At the end of a turn, tell peers of demand and of credit that changed, if they cannot know yet."""
         self._tell_demand(now)
-        if not self.changed:
+        if not (self.changed or self.anyone_wants):
             return
         self.changed = False
         self.anyone_wants = any(peer.grant.wanted for peer in self.peers)

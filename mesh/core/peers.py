@@ -1,6 +1,7 @@
 """The other brokers: whether they live, how far they are, what may be spilled to them."""
 
 from collections.abc import Iterator
+from math import inf
 
 from mesh.core.credit import Grant, Wallet
 from mesh.protocol import header
@@ -39,7 +40,8 @@ class Peer:
         self.serving_epoch = ""
         self.serving_heard = 0.0
         self.wallet = Wallet()
-        self.rtt_seconds = 0.0
+        #: Moving average; infinite until the first heartbeat came back.
+        self.rtt_seconds = inf
         #: Its jobs to me: its cloud BE, on my cloud FE.
         self.asking = State.NEW
         self.asking_epoch = ""
@@ -62,6 +64,7 @@ class Peer:
         """Note that it is gone: no job goes there until it says WELCOME again."""
         self.serving = State.NEW
         self.wallet.void()
+        self.rtt_seconds = inf
 
 
 class Peers:
@@ -69,8 +72,8 @@ class Peers:
 
     def __init__(self, own: str, regions: tuple[str, ...]) -> None:
         self._by_routing_id = {name.encode(): Peer(name) for name in regions if name != own}
-        #: No spill can cost less; not known of all until all have been measured.
-        self.nearest_rtt = 0.0
+        #: No spill can cost less.
+        self.nearest_rtt = inf
         #: Who owns a region; None for this broker itself.
         self.owners: dict[bytes, Peer | None] = {header.pad_region(own): None}
         for peer in self:
@@ -99,8 +102,13 @@ class Peers:
     def measured(self, peer: Peer, rtt_seconds: float) -> None:
         """Note one round trip."""
         old = peer.rtt_seconds
-        peer.rtt_seconds = rtt_seconds if not old else old + (rtt_seconds - old) * RTT_WEIGHT
+        peer.rtt_seconds = rtt_seconds if old == inf else old + (rtt_seconds - old) * RTT_WEIGHT
         self.nearest_rtt = min(peer.rtt_seconds for peer in self)
+
+    def lost(self, peer: Peer) -> None:
+        """Note that a peer is gone."""
+        peer.lose()
+        self.nearest_rtt = min((peer.rtt_seconds for peer in self), default=inf)
 
     def grants(self) -> list[Grant]:
         """Return the grants of all peers that may spill to this broker."""

@@ -1,5 +1,6 @@
 """What a broker says of itself."""
 
+from math import isfinite
 from typing import Any
 
 from mesh.core.dispatch import Dispatcher
@@ -49,7 +50,7 @@ def _peer(peer: Peer) -> dict[str, Any]:
         "region": peer.name,
         "serving": peer.serving.value,
         "asking": peer.asking.value,
-        "rtt": round(peer.rtt_seconds, 6),
+        "rtt": round(peer.rtt_seconds, 6) if isfinite(peer.rtt_seconds) else None,
         "credit": peer.wallet.left,
         "granted": peer.grant.unspent,
         "forwarded": peer.forwarded,

@@ -104,7 +104,7 @@ class WorkerCore:
             self.out.log("info", "draining", jobs=len(self._running) + len(self._waiting))
             self._send(Header(kind=Kind.DRAIN))
 
-    def take(self) -> list[Action]:
+    def take(self, _now: float) -> list[Action]:
         """Return what was decided since the last call."""
         return self.out.take()
 

@@ -46,7 +46,7 @@ def _cells(region: str, status: Status, earlier: dict[str, int]) -> list[str]:
     workers: list[dict[str, Any]] = status["workers"]
     waiting = sum(status["queue"][name] for name in ("own", "again", "spilled"))
     alive = [peer for peer in status["peers"] if peer["serving"] == "open"]
-    rtt = max((peer["rtt"] for peer in alive), default=0.0)
+    rtt = max((peer["rtt"] or 0.0 for peer in alive), default=0.0)
     numbers = [
         len(workers), sum(worker["inflight"] for worker in workers), waiting, status["clients"], requests,
         round(rate), *[count.get(name, 0) for name in ("served", "forwarded", "spilled_out", "spilled_in")],

@@ -155,7 +155,7 @@ class Wiring:
     def perform(self, who: Address) -> None:
         """Do what a core has decided."""
         core = self.cores[who]
-        while actions := core.take():
+        while actions := core.take(self.now):
             for action in actions:
                 self._do(who, core, action)
 

@@ -94,7 +94,7 @@ class Loop:
                 self._woken(now)
         if now >= self.core.wake_at():
             self.core.tick(now)
-        while actions := self.core.take():
+        while actions := self.core.take(now):
             self._perform(actions, now)
         self.each_turn()
 

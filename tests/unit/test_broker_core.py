@@ -79,7 +79,7 @@ def test_a_job_without_credit_is_refused_by_the_peer():
     for peer in south.peers:
         peer.grant.received = peer.grant.granted
     south.receive(0, b"ne", encode(head), mesh.now)
-    actions = south.take()
+    actions = south.take(mesh.now)
     nacks = [peek(action.frame) for action in actions if getattr(action, "to", b"") == b"ne"]
     assert [(nack.kind, nack.reason) for nack in nacks if nack.kind == Kind.NACK] == [(Kind.NACK, Reason.NO_CREDIT)]
 

@@ -52,9 +52,9 @@ def test_an_answer_that_has_no_pages_is_refused_and_frees_its_slot(places: Place
     core = WorkerCore(WorkerSettings(region="ne", instance="1", epoch="e", map_digest=b"1234"), 0.0)
     job = Header(kind=Kind.REQUEST, flags=Flag.IDEMPOTENT, region=pad_region("ne"), job=JOB, budget_ms=1000)
     core.receive(Link.LOCAL, b"", encode(job), 0.0)
-    core.take()
+    core.take(0.0)
     core.finished(JOB, content, 0.1, 0.2)
-    (sent,) = [action for action in core.take() if isinstance(action, Send)]
+    (sent,) = [action for action in core.take(0.0) if isinstance(action, Send)]
     head = peek(sent.frame)
     assert (head.kind, head.reason, head.job) == (Kind.NACK, Reason.TOO_LARGE, JOB)
     assert "12,0" in body.decode_text(sent.frame[SIZE:])
@@ -65,7 +65,7 @@ def test_a_broker_names_the_job_it_refuses():
     settings = BrokerSettings(region="ne", regions=("ne",), epoch="e", map_digest=b"1234", region_map=b"{}")
     core = BrokerCore(settings, 0.0)
     core.receive(Link.FRONT, b"c", encode(Header(kind=Kind.REQUEST, job=JOB)) + HUGE, 0.0)
-    (sent,) = [action for action in core.take() if isinstance(action, Send)]
+    (sent,) = [action for action in core.take(0.0) if isinstance(action, Send)]
     assert peek(sent.frame).job == JOB
     assert peek(sent.frame).reason == Reason.TOO_LARGE
 
