@@ -49,35 +49,37 @@ class Measured:
 
 
 @contextmanager
-def broker_with_echo(workers: int, window: int) -> Iterator[tuple[str, Measured, list[Measured]]]:
-    """Run one broker and workers that echo; yield the endpoint and the processes."""
+def one_region(
+    service: str, workers: int, *, window: int = 8, shard: str = ""
+) -> Iterator[tuple[str, Measured, list[Measured]]]:
+    """Run the broker and the workers of NE, and no other region; yield the endpoint and the processes."""
     with tempfile.TemporaryDirectory(prefix="mesh-b-", dir="/tmp") as folder:
         endpoint = f"tcp://127.0.0.1:{free_port()}"
         config = Path(folder) / "mesh.toml"
-        config.write_text(_config(folder, endpoint, window))
+        config.write_text(_config(folder, endpoint, service, window, shard))
         broker = Measured(str(_SCRIPTS / "mesh-broker"), "--config", str(config))
-        echoes = [
+        children = [
             Measured(str(_SCRIPTS / "mesh-worker"), "--config", str(config), "--instance", str(number + 1))
             for number in range(workers)
         ]
         try:
             _wait_for(endpoint, workers)
-            yield endpoint, broker, echoes
+            yield endpoint, broker, children
         finally:
-            for process in (*echoes, broker):
+            for process in (*children, broker):
                 process.stop()
 
 
-def _config(folder: str, endpoint: str, window: int) -> str:
+def _config(folder: str, endpoint: str, service: str, window: int, shard: str) -> str:
     return render(
         {
             "mesh_region": "ne",
             "mesh_broker_listen": endpoint,
             "mesh_broker_workers": f"ipc://{folder}/w",
             "mesh_broker_options": {"window": window},
-            "mesh_worker_service": "echo",
+            "mesh_worker_service": service,
             "mesh_peers": {},
-            "mesh_shards": {},
+            "mesh_shards": {"ne": {"uri": shard}} if shard else {},
         }
     )
 
@@ -93,7 +95,7 @@ def _wait_for(endpoint: str, workers: int, seconds: float = 20) -> None:
 
 @contextmanager
 def lru_proxy_with_echo(workers: int, window: int) -> Iterator[tuple[str, Measured, list[Measured]]]:
-    """Run the rival of `broker_with_echo`."""
+    """Run the rival of a region that echoes."""
     with tempfile.TemporaryDirectory(prefix="mesh-b-", dir="/tmp") as folder:
         front, back = f"tcp://127.0.0.1:{free_port()}", f"ipc://{folder}/w"
         command = (sys.executable, "-m", "bench.lru_proxy")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -38,15 +39,18 @@ class Figure:
 
 def show(figures: list[Figure], console: Console) -> None:
     """Print a table for people."""
-    table = Table(title="Benchmarks (medians)", title_justify="left")
-    for heading in ("what", "mesh", "rival", "rival's figure", "mesh / rival", "target", ""):
-        table.add_column(heading, justify="left" if heading in {"what", "rival", ""} else "right")
+    table = Table(title="Benchmarks (medians)", title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for heading in ("what", "mesh", "rival", "ratio", "target"):
+        table.add_column(heading, justify="left" if heading == "what" else "right", no_wrap=True)
     for figure in figures:
         verdict = "[green]ok[/]" if figure.ok else "[yellow]short[/]"
         table.add_row(
-            figure.name, _value(figure.value, figure.unit), figure.rival, _value(figure.rival_value, figure.unit),
-            f"{figure.ratio:.2f}", figure.target, verdict,
-        )  # fmt: skip
+            f"{figure.name}\n[dim]against {figure.rival}[/]",
+            _value(figure.value, figure.unit),
+            _value(figure.rival_value, figure.unit),
+            f"{figure.ratio:.2f}",
+            f"{figure.target} {verdict}",
+        )
     console.print(table)
     for figure in figures:
         console.print(f"[dim]{figure.name}: {figure.setting}[/]")

@@ -3,7 +3,7 @@
 from statistics import median
 
 from bench import load
-from bench.processes import Measured, broker_with_echo, lru_proxy_with_echo
+from bench.processes import Measured, lru_proxy_with_echo, one_region
 from bench.report import Figure
 
 WORKERS, WINDOW, IN_FLIGHT, REQUESTS, ROUNDS = 2, 8, 128, 60_000, 5
@@ -11,7 +11,7 @@ WORKERS, WINDOW, IN_FLIGHT, REQUESTS, ROUNDS = 2, 8, 128, 60_000, 5
 
 def measure() -> list[Figure]:
     """Return the broker's CPU per request and requests a second, and the rival's."""
-    with broker_with_echo(WORKERS, WINDOW) as ours, lru_proxy_with_echo(WORKERS, WINDOW) as bare:
+    with one_region("echo", WORKERS, window=WINDOW) as ours, lru_proxy_with_echo(WORKERS, WINDOW) as bare:
         for endpoint, hello in ((ours[0], True), (bare[0], False)):
             load.run(endpoint, REQUESTS // 10, IN_FLIGHT, hello=hello)
         rounds = [(_round(*ours, hello=True), _round(*bare, hello=False)) for _ in range(ROUNDS)]

@@ -42,6 +42,8 @@ class Dispatcher:
         self.outstanding: dict[bytes, Job] = {}
         self.count: Counter[str] = Counter()
         self.draining = False
+        #: How many waiting jobs the peers were last told of.
+        self.told_demand = 0
 
     # -- a job comes in ------------------------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class Dispatcher:
     def _send_to_peer(self, job: Job, peer: Peer, flag: Flag, now: float) -> None:
         job.peer = peer
         job.dispatched = now
-        demand = min(self.waiting.local, 0xFFFF)
+        self.told_demand = demand = min(self.waiting.local, 0xFFFF)
         frame = job.frame_for(now, flags=flag, demand=demand, credit=peer.wallet.sent)
         self.out.send(Link.BACK, peer.routing_id, frame)
 
@@ -256,6 +258,8 @@ class Dispatcher:
         """Send an answer one hop back; on the way to a peer it carries credit."""
         peer = job.origin_peer
         if peer is not None:
+            if peer.grant.wanted:
+                self.grant()  # so that the answer carries it, and no heartbeat has to
             peer.told_credit = peer.grant.granted
             frame = with_credit(frame, demand=self.unbacked(peer), credit=peer.grant.granted)
         self.out.send(Link.FRONT, job.origin, frame)

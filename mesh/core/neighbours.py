@@ -18,6 +18,9 @@ from mesh.protocol import body
 from mesh.protocol.header import NO_JOB, SIZE, Header, Kind, Reason, encode
 from mesh.protocol.session import State
 
+#: Demand is told at most this often outside of heartbeats, in seconds.
+DEMAND_GAP_SECONDS = 0.005
+
 
 class Neighbours:
     """Keeps both sessions with every peer."""
@@ -31,7 +34,7 @@ class Neighbours:
         self.changed = False
         #: Whether any peer would like to spill here.
         self.anyone_wants = False
-        self._told_demand = 0
+        self._next_demand = 0.0
         self._hello = encode(Header(kind=Kind.HELLO), self._introduce("peer"))
         self._welcome_body = self._introduce("broker")
 
@@ -157,7 +160,7 @@ class Neighbours:
             if peer.asking is State.OPEN and now - peer.asking_heard > self.settings.patience:
                 peer.asking = State.NEW
                 peer.grant.wanted = 0
-        self._told_demand = self.jobs.waiting.local
+        self.jobs.told_demand = self.jobs.waiting.local
         self.changed = True
 
     def _heartbeat(self, peer: Peer, now: float) -> None:
@@ -177,13 +180,19 @@ class Neighbours:
                 self._tell_credit(peer)
 
     def _tell_demand(self, now: float) -> None:
-        """Ask for credit when work starts to wait, when it has doubled, and when it is gone: no message a job."""
-        demand, told = self.jobs.waiting.local, self._told_demand
-        if demand > 2 * told or (told and not demand):
-            self._told_demand = demand
-            for peer in self.peers:
-                if peer.serving is State.OPEN:
-                    self._heartbeat(peer, now)
+        """Ask those for credit who have none left for us, when work starts to wait and each time it has doubled.
+
+        That the work is gone is told with the next regular heartbeat, or by the next job: a queue that fills and
+        empties a hundred times a second must not cost a message each time.
+        """
+        demand = self.jobs.waiting.local
+        if demand <= 2 * self.jobs.told_demand or now < self._next_demand:
+            return
+        self._next_demand = now + DEMAND_GAP_SECONDS
+        self.jobs.told_demand = demand
+        for peer in self.peers:
+            if peer.serving is State.OPEN and not peer.wallet.left:
+                self._heartbeat(peer, now)
 
     # -- leaving -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from mesh.protocol.session import State
 #: A worker may hold, beside what it runs, what it can finish in this time (seconds): enough to keep it busy while its
 #: answer and the next job cross the local link. A window above 1 is worth 10x for short jobs; for long ones it would
 #: tie work to a busy worker while another falls idle, or while a peer could have had it.
-PREFETCH_SECONDS = 0.002
+PREFETCH_SECONDS = 0.005
 #: What is assumed of the service time before one was measured: long, so that nothing is prefetched on a guess.
 SERVICE_GUESS_SECONDS = 0.05
 #: Weight of one measurement in the moving average.

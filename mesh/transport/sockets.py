@@ -53,9 +53,7 @@ def bind(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> str:
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        raise ConfigError(
-            f"cannot listen on {endpoint}: {_reason(error)}", field=field, hint=_hint(error)
-        ) from None
+        raise ConfigError(f"cannot listen on {endpoint}: {_reason(error)}", field=field, hint=_hint(error)) from None
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
 
