@@ -200,6 +200,12 @@ class BrokerCore:
         except InvalidRequest as error:
             self._garbage(Link.LOCAL, sender, Reason.MALFORMED, f"READY: {error}", now)
             return
+        own_map = self.settings.map_digest.hex()
+        if ready.map_digest != own_map:  # it would take writes for regions that do not own them
+            text = f"the region maps differ: the worker has {ready.map_digest}, the broker {own_map}"
+            self.out.log_rarely(now, "error", "worker has another region map", worker=ready.instance)
+            self.out.send(Link.LOCAL, sender, nack(Reason.STALE_MAP, text))
+            return
         fresh = worker is None
         worker = worker or Worker(sender, now)
         worker.instance, worker.epoch, worker.service = ready.instance, ready.epoch, ready.service

@@ -1,4 +1,4 @@
-"""Jobs that wait for a worker: bounded, in order, own work before other regions'."""
+"""Jobs that wait for a worker: bounded, and in order."""
 
 from collections import deque
 
@@ -6,11 +6,12 @@ from mesh.core.job import Job
 
 
 class Waiting:
-    """Three queues, served in this order.
+    """Three queues.
 
-    `again`: jobs that were started or offered elsewhere and came back; they are the oldest.
+    `again`: jobs that were started or offered elsewhere and came back; they are the oldest and go first.
     `own`: jobs of this broker's clients and jobs forwarded to it as the owner; only these may spill.
-    `spilled`: jobs other regions spilled here against a credit; the credit bounds them.
+    `spilled`: jobs other regions spilled here against a credit, which bounds them. No credit is granted while own work
+    waits, but what was granted before is served in its turn: the older head of the two goes first.
     """
 
     def __init__(self, limit: int) -> None:
@@ -39,6 +40,8 @@ class Waiting:
 
     def first(self) -> deque[Job] | None:
         """Return the queue whose head is next, None if all are empty."""
+        if self.own and self.spilled and not self.again:
+            return self.own if self.own[0].arrived <= self.spilled[0].arrived else self.spilled
         return self.again or self.own or self.spilled or None
 
     def discard_answered(self) -> None:

@@ -99,6 +99,36 @@ def test_credit_spent_never_exceeds_credit_granted():
     assert mesh.counts("south")["over_credit"] == mesh.counts("mw")["over_credit"] == 0
 
 
+def test_a_spilled_job_has_its_turn_among_the_hosts_own():
+    """Own work that keeps coming does not starve a job that was spilled here against a credit."""
+    mesh = Wiring("ne", "south", workers=2)
+    mesh.hello("c", "ne")
+    mesh.hello("d", "south")
+    mesh.ask("d", "south", takes=0.3)
+    mesh.ask("d", "south", takes=0.3)
+    for _ in range(3):
+        mesh.ask("c", "ne", takes=0.3)  # the third spills on the standing credit, and waits at south
+    assert len(mesh.broker("south").jobs.waiting.spilled) == 1
+    mesh.advance(0.01)
+    for _ in range(40):
+        mesh.ask("d", "south", takes=0.3)
+    mesh.advance(0.7)
+    assert answers(mesh) == [("REPLY", "NONE")] * 3
+    assert len(answers(mesh, "d")) < 10
+
+
+def test_a_worker_with_another_region_map_gets_no_work():
+    """A worker whose map differs would accept misplaced writes, so it is turned away and told why."""
+    mesh = Wiring("ne", workers=0)
+    ready = body.Ready(instance="1", epoch="e", map_digest="ffffffff")
+    broker = mesh.broker("ne")
+    broker.receive(2, b"w", encode(Header(kind=Kind.READY), body.encode(ready)), mesh.now)
+    (sent,) = [action for action in broker.take(mesh.now) if hasattr(action, "frame")]
+    assert peek(sent.frame).reason == Reason.STALE_MAP
+    assert "the region maps differ" in text_of(sent.frame)
+    assert not len(broker.jobs.workers)
+
+
 def test_a_full_queue_answers_busy_with_a_time_to_come_back():
     """Beyond the bounded queue a client is told BUSY and when to retry, at once."""
     mesh = Wiring("ne", queue=2)

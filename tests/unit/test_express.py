@@ -27,7 +27,7 @@ def broker() -> BrokerCore:
     core.receive(BACK, b"south", encode(Header(kind=Kind.WELCOME, credit=3), body.encode(peer)), 0.0)
     core.receive(BACK, b"south", encode(Header(kind=Kind.HEARTBEAT, credit=3, job=bytes(15) + b"\x01")), 0.001)
     for worker in (b"w1", b"w2"):
-        ready = body.Ready(instance=worker.decode(), epoch="w", slots=1, window=4)
+        ready = body.Ready(instance=worker.decode(), epoch="w", slots=1, window=4, map_digest=DIGEST.hex())
         core.receive(LOCAL, worker, encode(Header(kind=Kind.READY), body.encode(ready)), 0.0)
     return core
 
