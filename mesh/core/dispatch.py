@@ -133,7 +133,7 @@ class Dispatcher:
         return True
 
     def _start(self, job: Job, worker: Worker, now: float) -> None:
-        self.workers.assign(worker, job, now)
+        self.workers.assign(worker, job)
         self.out.send(Link.LOCAL, worker.id, job.frame_for(now))
 
     def _spill_target(self, job: Job) -> Peer | None:
@@ -152,7 +152,6 @@ class Dispatcher:
 
     def _send_to_peer(self, job: Job, peer: Peer, flag: Flag, now: float) -> None:
         job.peer = peer
-        job.dispatched = now
         self.told_demand = demand = min(self.waiting.local, 0xFFFF)
         frame = job.frame_for(now, flags=flag, demand=demand, credit=peer.wallet.sent)
         self.out.send(Link.BACK, peer.routing_id, frame)

@@ -16,8 +16,10 @@ from mesh.protocol import limits
 from mesh.protocol.header import ANY_MAP, SIZE, Flag, Kind, pad_region, peek
 
 _ROUTED = Flag.SPILLED | Flag.FORWARDED
+# Plain numbers in names of this module: an enum's member, or another module's attribute, is looked up each time.
 _REQUEST, _REPLY = int(Kind.REQUEST), int(Kind.REPLY)
 _FRONT = int(Link.FRONT)
+_VERSIONS, _LARGEST = limits.VERSIONS, limits.MAX_FRAME_BYTES
 
 
 class Express:
@@ -32,7 +34,7 @@ class Express:
 
     def request(self, sender: bytes, frame: bytes, now: float) -> bool:
         """Take in a client's REQUEST for this region; False if it is anything else."""
-        if not SIZE <= len(frame) <= limits.MAX_FRAME_BYTES or frame[0] not in limits.VERSIONS or frame[1] != _REQUEST:
+        if not SIZE <= len(frame) <= _LARGEST or frame[0] not in _VERSIONS or frame[1] != _REQUEST:
             return False
         head = peek(frame)
         if (
@@ -53,16 +55,17 @@ class Express:
 
     def reply(self, sender: bytes, frame: bytes, now: float) -> bool:
         """Take in a worker's REPLY to a client's job; False if it is anything else."""
-        if not SIZE <= len(frame) <= limits.MAX_FRAME_BYTES or frame[0] not in limits.VERSIONS or frame[1] != _REPLY:
+        if not SIZE <= len(frame) <= _LARGEST or frame[0] not in _VERSIONS or frame[1] != _REPLY:
             return False
         jobs = self._jobs
-        worker = jobs.workers.get(sender)
+        workers = jobs.workers
+        worker = workers.get(sender)
         job = None if worker is None else worker.inflight.get(frame[16:32])
         if worker is None or job is None or job.answered or job.origin_peer is not None:
             return False
         worker.heard = now
-        jobs.workers.release(worker, job)
-        jobs.workers.took(peek(frame).credit / 1e6)
+        workers.release(worker, job)
+        workers.took(int.from_bytes(frame[36:44], "big") / 1e6)  # the header's credit
         del self._outstanding[job.id]
         jobs.count["served"] += 1
         jobs.out.send(_FRONT, job.origin, frame)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from mesh.protocol.header import Flag, Header, readdress
 
+_SPILLED = int(Flag.SPILLED)
+
 if TYPE_CHECKING:
     from mesh.core.peers import Peer
     from mesh.core.workers import Worker
@@ -21,10 +23,8 @@ class Job:
         "arrived",
         "attempt",
         "deadline",
-        "dispatched",
         "flags",
         "frame",
-        "home",
         "id",
         "local_only",
         "origin",
@@ -40,20 +40,23 @@ class Job:
         self.frame = frame
         self.flags = head.flags
         self.attempt = head.attempt
-        self.home = head.region
         self.arrived = now
         self.deadline = now + head.budget_ms / 1000.0
-        self.dispatched = 0.0
         self.worker: Worker | None = None
         self.peer: Peer | None = None
         #: Nobody waits for the answer any more, but a worker still has the job in hand.
         self.answered = False
         #: A peer refused it, or it is not ours to give away.
-        self.local_only = bool(head.flags & Flag.SPILLED)
+        self.local_only = head.flags & _SPILLED != 0
 
     def __repr__(self) -> str:
         where = self.worker or self.peer or "queue"
         return f"<Job {self.id.hex()[:8]} from {self.origin!r} with {where} attempt {self.attempt}>"
+
+    @property
+    def home(self) -> bytes:
+        """The region whose data it is about, as it stands in the header."""
+        return self.frame[8:16]
 
     @property
     def idempotent(self) -> bool:

@@ -120,12 +120,11 @@ class Workers:
                 best = worker
         return best
 
-    def assign(self, worker: Worker, job: Job, now: float) -> None:
+    def assign(self, worker: Worker, job: Job) -> None:
         """Note that a worker has a job."""
         worker.inflight[job.id] = job
         self.inflight += 1
         job.worker = worker
-        job.dispatched = now
         if len(worker.inflight) >= worker.slots:
             self._idle.pop(worker, None)
 
