@@ -72,7 +72,9 @@ class BrokerCore:
         head = read(frame)
         if head is None:
             wrong = fault(frame) or Reason.MALFORMED
-            self._garbage(link, sender, wrong, explain(frame, wrong), now)
+            # Of a message that is too large the header is sound, so whoever waits for this job learns of it.
+            job = peek(frame).job if wrong is Reason.TOO_LARGE else NO_JOB
+            self._garbage(link, sender, wrong, explain(frame, wrong), now, job)
         elif link == _LOCAL:
             self._from_worker(sender, frame, head, now)
         elif link == _FRONT:
