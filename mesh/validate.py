@@ -123,7 +123,9 @@ def owner(place: Draft, regions: RegionMap) -> str:
     region = regions.region_of(place.lon, place.lat)
     if region is None:
         message = f"lon={place.lon:g}, lat={place.lat:g} is in no region, nor within {OFFSHORE_M / 1000:g} km of one"
-        raise InvalidRequest(message, field="geometry" if place.shape else "lon", hint=_swapped(place, regions))
+        raise InvalidRequest(
+            message, field="geometry" if place.shape else "lon", hint=swapped(place.lon, place.lat, regions)
+        )
     others = [name for name in regions.regions_of_shape(place.shape) if name != region] if place.shape else []
     if others:
         message = f"the shape lies in region {region} and reaches into {', '.join(others)}"
@@ -386,9 +388,12 @@ def _nearest_key(key: str) -> str:
     return f"did you mean {near[0]!r}?" if near else "put what describes the place into 'properties'"
 
 
-def _swapped(place: Draft, regions: RegionMap) -> str | None:
-    region = regions.region_of(place.lat, place.lon) if -90.0 <= place.lon <= 90.0 else None
-    return swap_hint(place.lon, place.lat, region) if region else None
+def swapped(lon: float, lat: float, regions: RegionMap) -> str | None:
+    """Return the hint for a position outside all regions whose swap lies inside one, None if that is not so."""
+    if regions.region_of(lon, lat) is not None or not -90.0 <= lon <= 90.0:
+        return None
+    region = regions.region_of(lat, lon)
+    return swap_hint(lon, lat, region) if region else None
 
 
 def _kind(value: object) -> str:

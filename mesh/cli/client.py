@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from mesh.cli.show import Format
 from mesh.client.sync import Client
 from mesh.errors import InvalidRequest, MeshError, NotFound
 from mesh.model import Page
+from mesh.validate import swapped
 
 NOT_FOUND, TEMPORARY = 3, 75
 
@@ -359,9 +360,11 @@ def _pages(query: str, follow: bool, **arguments: Any) -> None:
         if follow and form is not Format.NDJSON:
             page = _rest(ask, arguments, page)
         show.page(page, form)
-        while follow and page.next:  # one page at a time, so that a pipe of any length needs no memory
+        while follow and page.next:  # one at a time, so that a pipe of any length needs no memory
             page = ask(**arguments | {"after": page.next})
             show.page(page, form)
+        if "lon" in arguments and (hint := swapped(arguments["lon"], arguments["lat"], client.regions())):
+            show.note(hint)
     show.follow(page, form)
 
 
@@ -369,9 +372,7 @@ def _rest(ask: Callable[..., Page], arguments: dict[str, Any], page: Page) -> Pa
     pages = [page]
     while pages[-1].next:
         pages.append(ask(**arguments | {"after": pages[-1].next}))
-    failed = dict.fromkeys(name for each in pages for name in each.failed_regions)
-    asked = dict.fromkeys(name for each in pages for name in each.asked_regions)
-    return Page([place for each in pages for place in each], None, bool(failed), tuple(failed), tuple(asked))
+    return show.joined(pages)
 
 
 def _exit_code(error: MeshError) -> int:
@@ -382,17 +383,13 @@ def _exit_code(error: MeshError) -> int:
     return TEMPORARY if error.retryable else 1
 
 
-def _fail(error: MeshError) -> NoReturn:
-    show.note(" ".join(str(error).split()))
-    sys.exit(_exit_code(error))
-
-
 def main() -> None:
     """Run mesh-client."""
     try:
         app(args=hoist(sys.argv[1:]), prog_name="mesh-client")
     except MeshError as error:
-        _fail(error)
+        show.note(" ".join(str(error).split()))
+        sys.exit(_exit_code(error))
     except BrokenPipeError:
         # Whoever read us has gone (`| head`): no more output, and no complaint at exit either.
         with contextlib.suppress(OSError):

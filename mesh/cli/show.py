@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -59,6 +60,13 @@ def place(found: Place, form: Format) -> None:
         dump(_plain(found), indent=2)
     else:
         dump(found.to_geojson(), indent=2 if form is Format.GEOJSON else None)
+
+
+def joined(pages: list[Page]) -> Page:
+    """Return several pages as one."""
+    failed = dict.fromkeys(name for each in pages for name in each.failed_regions)
+    asked = dict.fromkeys(name for each in pages for name in each.asked_regions)
+    return Page([place for each in pages for place in each], None, bool(failed), tuple(failed), tuple(asked))
 
 
 def value(name: str, found: Any, form: Format) -> None:
@@ -129,13 +137,20 @@ def _places(places: Iterable[Place]) -> None:
 
 
 def _matrix(title: str, rows: list[Mapping[str, Any]]) -> Table:
+    """Return one row for each of *rows*, in columns narrow enough for a terminal: words of a heading stand apart."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column.replace("_", "\n"), no_wrap=True)
     for row in rows:
-        table.add_row(*[str(row.get(column, "")) for column in columns])
+        table.add_row(*[_short(row.get(column, "")) for column in columns])
     return table
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _rows(table: Table, facts: Mapping[str, Any]) -> None:

@@ -96,7 +96,9 @@ def _places(config: Config, file: Path, instance: str) -> Service:
         return open_store(shard.uri, region, shard.database)
 
     regions = RegionMap.load(region_map_path(config, file))
-    return Places(f"{config.region}/{instance}", open_shard, regions)
+    places = Places(f"{config.region}/{instance}", open_shard, regions)
+    places.open(config.region)  # so that the first request does not wait for the driver to be imported
+    return places
 
 
 def _settings(config: Config, file: Path, instance: str, service: str) -> WorkerSettings:

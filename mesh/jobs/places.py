@@ -49,7 +49,7 @@ class Places:
         try:
             operation = validate.operation(wire.decode_operation(body))
             pages = isinstance(operation, Query)
-            store = self._shard(region)
+            store = self.open(region)
             with store.time_limit(seconds):
                 answer = self._run(operation, store)
         except MeshError as error:
@@ -72,7 +72,8 @@ class Places:
         for store in self._shards.values():
             store.close()
 
-    def _shard(self, region: str) -> Store:
+    def open(self, region: str) -> Store:
+        """Return the store of a region, made at the first call; it connects when it is first asked something."""
         store = self._shards.get(region)
         if store is None:
             with self._lock:

@@ -175,6 +175,21 @@ def test_areas(mesh: Mesh, tmp_path: Path) -> None:
         assert [feature["id"] for feature in found["features"]] == ["here"], arguments
 
 
+def test_swapped_coordinates_are_pointed_out(mesh: Mesh):
+    """A question about Antarctica whose swap lies in a region is answered, with a word on stderr."""
+    done = mesh.run("nearest", "--lon", "40.73", "--lat", "-73.99")
+    assert done.returncode == 0
+    assert "did you swap lon and lat? lon=-73.99, lat=40.73 lies in region ne" in done.stderr
+    assert not mesh.run("nearest", "--lon", "2.35", "--lat", "48.86").stderr.count("swap")
+
+
+def test_the_tables_of_a_status_fit_a_terminal(mesh: Mesh):
+    """With 80 columns no heading and no number of a status is broken."""
+    done = mesh.run("--format", "table", "status", COLUMNS="80")
+    assert "forwarded" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
 def test_pages(mesh: Mesh, tmp_path: Path) -> None:
     """--after goes on where a page ended, --all follows to the end."""
     file = tmp_path / "many.csv"
