@@ -41,11 +41,11 @@ def show(figures: list[Figure], console: Console) -> None:
     """Print a table for people."""
     table = Table(title="Benchmarks (medians)", title_justify="left", box=box.SIMPLE, padding=(0, 1))
     for heading in ("what", "mesh", "rival", "ratio", "target"):
-        table.add_column(heading, justify="left" if heading == "what" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading == "what" else "right", no_wrap=heading != "what")
     for figure in figures:
         verdict = "[green]ok[/]" if figure.ok else "[yellow]short[/]"
         table.add_row(
-            f"{figure.name}\n[dim]against {figure.rival}[/]",
+            f"{figure.name}, against {figure.rival}",
             _value(figure.value, figure.unit),
             _value(figure.rival_value, figure.unit),
             f"{figure.ratio:.2f}",

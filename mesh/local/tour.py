@@ -147,7 +147,7 @@ class Tour:
     def stop_broker(self) -> Iterable[Claim]:
         """Stop a broker and ask for its places."""
         lon, lat = AUSTIN
-        self._call(f"systemctl stop mesh-broker  # sw; then, at ne: client.nearest(lon={lon}, lat={lat})")
+        self._call(f"SIGTERM to the broker of sw; then, at ne: client.nearest(lon={lon}, lat={lat})")
         self._mesh.stop("broker-sw")
         try:
             with Witness(self._mesh) as seen:
