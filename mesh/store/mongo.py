@@ -50,6 +50,7 @@ from mesh.store.boundary import Boundary, from_write_error, unencodable
 from mesh.store.deadline import Deadline
 from mesh.store.documents import Document, point, to_document, to_place
 from mesh.store.patch import merge_patch, new_id
+from mesh.store.reach import Reach
 
 COLLECTION = "places"
 #: What the driver gets unless the URI says otherwise. Milliseconds.
@@ -76,6 +77,7 @@ class MongoStore:
         self._uri, self._database = uri, database
         self._deadline = Deadline()
         self._boundary = Boundary(self._deadline)
+        self._reach = Reach()
         self._lock = Lock()
         self._client: MongoClient[Any] | None = None
         self._places: Collection[Any] | None = None
@@ -113,7 +115,7 @@ class MongoStore:
     def nearest(self, query: Nearest) -> Found:
         """Return the nearest places."""
         with self._boundary:
-            return mongo_reads.nearest(self._collection(), self.region, query)
+            return mongo_reads.nearest(self._collection(), self.region, query, self._reach)
 
     def within_radius(self, query: WithinRadius) -> Found:
         """Return the places within a radius, nearest first."""

@@ -5,6 +5,8 @@ Theory of operation. MongoDB finds candidates, `mesh.geo` and `planar` decide, s
 - Distance: `find` with `$nearSphere` and a limit, never `$geoNear` with `$limit` (60 ms against 1: it fills a 4 MB
   batch first). MongoDB breaks ties as it likes and the mesh by id, so a page is cut only where the distance grows;
   else the query is asked again for more. Nearly always one round trip does.
+- Without a filter a circle that probably holds enough is asked first (`reach`): `$geoWithin` costs MongoDB 0.4 ms where
+  `$nearSphere` costs 2.2. If the circle held enough, it held the nearest; if not, the query is asked as above.
 - A filtered `$nearSphere` that finds too little walks the whole sphere (11.5 s on 1M places). It is asked in rings,
   and after each the filter's own index answers, if the matches are few; only many matches, all far, make it walk.
 - Boxes and areas: `$box` on the 2d index, since GeoJSON edges are great circles to MongoDB, then `planar`.
@@ -31,11 +33,14 @@ from mesh.model import (
 )
 from mesh.store.documents import Document, geometries_in, near, positions_in, to_filter, to_place
 from mesh.store.planar import Area, boxes
+from mesh.store.reach import Reach
 
 #: Metres: far above the rounding of either side, so no hit is lost and no page cut between two equal distances.
 _SLACK_M = 1e-3
 #: A filtered nearest looks within so many metres first, and then fetches all matches of the filter if there are so few.
 _SEARCH = ((50_000.0, 200), (400_000.0, 2_000))
+#: A guessed circle is no bargain if it holds so many times the places wanted.
+_MOST_IN_CIRCLE = 10
 _MAX_PARTS = 8
 _GROWTH = 4
 
@@ -44,8 +49,32 @@ Places = Collection[Any]
 _Hit = tuple[float, str, Document]
 
 
-def nearest(places: Places, region: str, query: Nearest) -> Found:
+def nearest(places: Places, region: str, query: Nearest, memory: Reach) -> Found:
     """Return the nearest places."""
+    if query.where or query.after is not None:
+        return _by_distance(places, region, query)
+    found = _in_a_guessed_circle(places, region, query, memory) or _by_distance(places, region, query)
+    if len(found.places) == query.limit:
+        memory.learn(query.lon, query.lat, query.limit, found.places[-1].distance or 0.0)
+    return found
+
+
+def _in_a_guessed_circle(places: Places, region: str, query: Nearest, memory: Reach) -> Found | None:
+    """Return the nearest places if a circle of the guessed radius holds them and one more, else None."""
+    wanted = query.limit + 1
+    radius = memory.guess(query.lon, query.lat, wanted)
+    if radius is None or (query.max_distance is not None and query.max_distance <= radius):
+        return None
+    circle = [[query.lon, query.lat], (radius + _SLACK_M) / geo.EARTH_RADIUS_M]
+    most = _MOST_IN_CIRCLE * wanted
+    documents = _first(places, {"loc": {"$geoWithin": {"$centerSphere": circle}}}, most)
+    if len(documents) == most:
+        return None  # there may be more, and the nearest among them
+    hits = _hits(documents, query, radius)
+    return _found(hits, region, query.limit) if len(hits) >= wanted else None
+
+
+def _by_distance(places: Places, region: str, query: Nearest) -> Found:
     reach = geo.HALF_CIRCUMFERENCE_M if query.max_distance is None else query.max_distance
     if not query.where or reach <= _SEARCH[-1][0]:
         return _in_order(places, region, query, query.max_distance)
