@@ -1,6 +1,7 @@
 """What several test directories share: one real mongod for the whole session."""
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# A shell that starts CI in the background has SIGINT ignored, and every child inherits that: tests of Ctrl-C would hang.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A shared machine is slow at times; how long an example takes is no property of the code.
 hypothesis.settings.register_profile(
     "mesh", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
