@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# A shell that starts CI in the background has SIGINT ignored, and every child inherits that: tests of Ctrl-C would hang.
+# A shell that starts CI in the background has SIGINT ignored, and all children inherit that: Ctrl-C tests would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A shared machine is slow at times; how long an example takes is no property of the code.
 hypothesis.settings.register_profile(
