@@ -45,7 +45,7 @@ def test_a_busy_region_spills_to_a_peer_that_granted_credit():
 
 
 def test_sixteen_jobs_of_a_second_use_the_whole_mesh_at_once():
-    """16 one-second jobs at a region with two workers of a mesh with 18 end in 1.3 s (peers.md 8.2)."""
+    """16 one-second jobs at a region with two workers of a mesh with 18 end in 1.3 s."""
     mesh = Wiring("ne", "south", "mw", "sw", "ca", workers=2)
     for region in mesh.regions[1:]:
         mesh.start_worker(region, "3")
