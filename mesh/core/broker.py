@@ -224,7 +224,7 @@ class BrokerCore:
         if worker is None:
             return
         job = worker.inflight.get(peek(frame).job)
-        if job is not None:  # it never got there, so trying elsewhere is free, even if it must not run twice
+        if job is not None and not job.answered:  # it never got there: trying elsewhere is free, even for a write
             del worker.inflight[job.id]
             job.worker = None
             self.jobs.waiting.again.appendleft(job)

@@ -264,6 +264,17 @@ def test_a_cancelled_job_that_waits_is_not_run():
     assert len(mesh.ran) == 1
 
 
+def test_a_cancel_that_finds_no_worker_leaves_nothing_behind():
+    """A job whose client gave up while its worker was dying is forgotten, not kept in the table for ever."""
+    mesh = Wiring("ne")
+    mesh.hello("c", "ne")
+    job = mesh.ask("c", "ne", takes=0.2)
+    mesh.kill("worker", "ne/1")
+    mesh.tell("c", "ne", encode(Header(kind=Kind.CANCEL, job=job)))
+    mesh.advance(10.0)
+    assert not mesh.broker("ne").jobs.outstanding
+
+
 def test_a_stranger_cannot_cancel_or_take_anothers_job():
     """Another client's CANCEL changes nothing, and its use of the same job id is refused."""
     mesh = Wiring("ne")
