@@ -332,7 +332,11 @@ class Dispatcher:
             self.out.log("warning", "peer lost", peer=peer.name, why=why)
             self.count["peers_lost"] += 1
         self.peers.lost(peer)
-        self.retry([job for job in self.outstanding.values() if job.peer is peer], now, f"broker {peer.name} was lost")
+        self.retry_with(peer, now, f"broker {peer.name} was lost")
+
+    def retry_with(self, peer: Peer, now: float, why: str) -> None:
+        """Start again what a peer had."""
+        self.retry([job for job in self.outstanding.values() if job.peer is peer], now, why)
 
     # -- credit --------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ Both sides zero the counters when the other's epoch changes, and only then.
 
 from mesh.core.actions import Link
 from mesh.core.dispatch import Dispatcher
-from mesh.core.job import Job
 from mesh.core.peers import Peer
 from mesh.core.settings import BrokerSettings
 from mesh.errors import InvalidRequest
@@ -136,15 +135,12 @@ class Neighbours:
         if welcome.epoch != peer.serving_epoch:
             peer.serving_epoch = welcome.epoch
             peer.wallet.limit = peer.wallet.sent = 0
-            self.jobs.retry(self._with(peer), now, f"broker {peer.name} restarted")
+            self.jobs.retry_with(peer, now, f"broker {peer.name} restarted")
         if peer.serving is not State.OPEN:
             self.out.log("info", "peer up", peer=peer.name, software=welcome.software)
         peer.serving = after
         peer.wallet.raise_to(head.credit, head.demand)
         self._heartbeat(peer, now)
-
-    def _with(self, peer: Peer) -> list[Job]:
-        return [job for job in self.jobs.outstanding.values() if job.peer is peer]
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

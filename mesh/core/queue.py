@@ -26,7 +26,7 @@ class Waiting:
     @property
     def local(self) -> int:
         """Jobs waiting that are this region's own business."""
-        return len(self.own) + (len(self.again) if self.again else 0)
+        return len(self.own) + len(self.again)
 
     @property
     def full(self) -> bool:
