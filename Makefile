@@ -41,7 +41,7 @@ $(VENV)/.local: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing into $(VENV), which takes a minute ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local,deploy,dev]'
 	@touch $@ $(VENV)/.local
 
 $(VENV)/.made:
