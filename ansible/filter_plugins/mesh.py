@@ -26,6 +26,10 @@ class FilterModule:
             "mesh_inventory_faults": inventory_faults,
             "mesh_weak_secrets": weak_secrets,
             "mesh_shards": shards,
+            "mesh_peers": peers,
+            "mesh_host_port": host_port,
+            "mesh_secret_files": secret_files,
+            "mesh_content_digests": content_digests,
             "mesh_network_faults": network_faults,
             "mesh_nft_sets": nft_sets,
         }
@@ -205,8 +209,33 @@ def shards(brokers: Iterable[Any], database: str, username: str, ca_file: str) -
     return found
 
 
-def _member(address: str, port: int) -> str:
-    try:
-        return f"[{address}]:{port}" if ipaddress.ip_address(address).version == 6 else f"{address}:{port}"
-    except ValueError:
-        return address if ":" in address else f"{address}:{port}"
+def peers(addresses: Mapping[str, str], own: str, port: int) -> dict[str, dict[str, str]]:
+    """Return `[peers.*]` of a mesh.toml: the brokers of all regions but one's own."""
+    return {region: {"endpoint": f"tcp://{host_port(address, port)}"} for region, address in addresses.items()
+            if region != own}  # fmt: skip
+
+
+def host_port(address: str, port: int) -> str:
+    """Return `address:port` as URIs and systemd write it."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _member(text: str, port: int) -> str:
+    """Return a member of a replica set with its port, which it may name itself."""
+    if text.startswith("[") or text.count(":") == 1:
+        return text if text.rpartition(":")[2].isdigit() else f"{text}:{port}"
+    return host_port(text, port)
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def secret_files(passwords: Mapping[str, str], directory: str) -> list[dict[str, str]]:
+    """Return the files that credentials are loaded from, one for the shard of each region."""
+    return [{"path": f"{directory}/shard.{region}.password", "mode": "0600", "content": password}
+            for region, password in passwords.items()]  # fmt: skip
+
+
+def content_digests(files: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the digest of each file's wanted content, as the probe has it of the content that is there."""
+    return {each["path"]: hashlib.sha256(each["content"].encode()).hexdigest() for each in files}

@@ -126,14 +126,23 @@ def stale_journald(path):
     return os.path.exists(path) and started.isdigit() and int(started) < int(os.path.getmtime(path))
 
 
-def enabled(target):
-    """Return the units a target wants by links in /etc."""
-    return sorted(os.path.basename(path) for path in glob.glob(f"/etc/systemd/system/{target}.wants/*"))
+def enabled():
+    """Return our units that are started at boot."""
+    return sorted({os.path.basename(path) for path in glob.glob("/etc/systemd/system/*.wants/mesh*")})
 
 
 def complete(pattern):
     """Return the names of the finished directories below a path."""
     return sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(pattern + "/*/.complete"))
+
+
+def text(path):
+    """Return a small file's text."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(4096).strip()
+    except OSError:
+        return ""
 
 
 def release_of_system():
@@ -164,12 +173,13 @@ def main():
         "user": user_exists(request["user"]),
         "paths": {path: look(path) for pattern in request["globs"] for path in glob.glob(pattern)},
         "units": units(request["units"]),
-        "enabled": enabled("mesh.target"),
+        "enabled": enabled(),
         "listening": listening(),
         "firewall": firewall(request["firewall"]),
         "firewall_included": includes(request["firewall"], "/etc/nftables.conf"),
         "firewall_enabled": os.path.exists("/etc/systemd/system/sysinit.target.wants/nftables.service"),
         "stale_journald": stale_journald(request["journald"]),
+        "rollout": text(home + "/rollout"),
         "releases": complete(home + "/releases"),
         "venvs": complete(home + "/venvs"),
     }
