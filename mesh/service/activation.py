@@ -10,6 +10,7 @@ from mesh.errors import ConfigError
 
 #: SD_LISTEN_FDS_START of sd-daemon.h.
 FIRST_FD = 3
+_ANYWHERE = {"0.0.0.0", "::"}  # noqa: S104 - to recognise them
 
 
 class Inherited(NamedTuple):
@@ -22,6 +23,18 @@ class Inherited(NamedTuple):
     def __str__(self) -> str:
         """Return its endpoint."""
         return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
+
+    def fits(self, endpoint: str) -> bool:
+        """Whether binding *endpoint* would have made the same socket; libzmq does not look at it."""
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        if port not in {str(self.port), "*"}:
+            return False
+        if host == "*":
+            return self.host in _ANYWHERE
+        try:
+            return self.host in {str(entry[4][0]) for entry in socket.getaddrinfo(host.strip("[]"), self.port)}
+        except OSError:
+            return False
 
 
 def inherited(environ: Mapping[str, str] = os.environ, first: int = FIRST_FD) -> dict[str, list[int]]:

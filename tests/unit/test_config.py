@@ -1,18 +1,21 @@
 """mesh.config: what does not fit together is named, with what to write instead."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mesh.config.load import parse
+from mesh.cli import config as config_program
+from mesh.config.load import digest, load, parse
+from mesh.config.region_map import region_map
 from mesh.config.schema import Config
 from mesh.errors import ConfigError
 from mesh.local.layout import render
 
 
-def configure(shard: dict[str, Any] | None = None, **changes: Any) -> Config:
-    """Return the configuration of a host of NE; *shard* changes the table of its shard."""
-    variables = {
+def variables(shard: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """Return what describes a host of NE; *shard* changes the table of its shard."""
+    return {
         "mesh_region": "ne",
         "mesh_broker_listen": "tcp://10.0.0.1:5570",
         "mesh_broker_workers": "ipc:///run/mesh/workers",
@@ -20,7 +23,11 @@ def configure(shard: dict[str, Any] | None = None, **changes: Any) -> Config:
         "mesh_shards": {"ne": {"uri": "mongodb://10.0.0.1/?replicaSet=ne", **(shard or {})}},
         **changes,
     }
-    return parse(render(variables))
+
+
+def configure(shard: dict[str, Any] | None = None, **changes: Any) -> Config:
+    """Return the configuration of a host of NE."""
+    return parse(render(variables(shard, **changes)))
 
 
 def fault(shard: dict[str, Any] | None = None, **changes: Any) -> str:
@@ -104,3 +111,36 @@ def test_a_worker_only_host_names_its_regions_broker() -> None:
     """There `workers` is the broker's TCP address, and nobody listens."""
     config = configure(mesh_broker_workers="tcp://10.0.0.1:5571")
     assert config.broker.workers == "tcp://10.0.0.1:5571"
+
+
+def test_check_looks_up_relative_paths_where_the_file_will_stand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ansible has a file checked before it is where it belongs; the region map is part of the check."""
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "map.geojson").write_text('{"features": [{"id": "ne"}]}')
+    file = tmp_path / "candidate.toml"
+    file.write_text(render(variables(mesh_region_map="map.geojson")))
+    with pytest.raises(SystemExit) as refused:
+        config_program.check(file)
+    assert refused.value.code == 78
+    assert "map.geojson: cannot be read" in capsys.readouterr().err
+    config_program.check(file, tmp_path / "release")
+    assert "OK (region ne" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"features": 1}', '{"features": [{}]}', '{"features": [{"id": "sw"}]}'])
+def test_check_refuses_a_map_that_does_not_fit(tmp_path: Path, content: str) -> None:
+    (tmp_path / "map.geojson").write_text(content)
+    (tmp_path / "mesh.toml").write_text(render(variables(mesh_region_map="map.geojson")))
+    with pytest.raises(ConfigError, match=r"is no region map|no region 'ne'"):
+        region_map(load(tmp_path / "mesh.toml"), tmp_path / "mesh.toml")
+
+
+def test_the_digest_names_the_content(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text("a")
+    first = digest(file)
+    file.write_text("b")
+    assert len(first) == 12
+    assert digest(file) != first
