@@ -23,11 +23,11 @@ class FilterModule:
         """Return them."""
         return {
             "mesh_services_todo": todo,
-            "mesh_services_order": order,
+            "mesh_services_before": before,
+            "mesh_services_lineup": lineup,
             "mesh_services_status": status_text,
             "mesh_services_silent_peers": silent_peers,
             "mesh_services_link": link,
-            "mesh_services_instances": instances,
         }
 
 
@@ -73,19 +73,29 @@ def link(found: Mapping[str, Any], home: str, name: str) -> str:
     return str(target).rpartition("/")[2]
 
 
-def instances(found: Mapping[str, Any]) -> int:
-    """Return how many workers a host is set up for."""
-    return max((int(match[1]) for name in found["enabled"] if (match := _WORKER.fullmatch(name))), default=0)
+def before(found: Mapping[str, Any], home: str) -> dict[str, Any]:
+    """Return what the way back from a failed rollout leads to: the plan that the host as it is would be the result of."""
+    numbers = [int(match[1]) for name in found["enabled"] if (match := _WORKER.fullmatch(name))]
+    return {
+        "release": link(found, home, "current"),
+        "previous": link(found, home, "previous"),
+        "rollout": found["rollout"],
+        "workers": max(numbers, default=0),
+    }
 
 
-def order(hosts: Iterable[Mapping[str, Any]]) -> list[str]:
+def lineup(hosts: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the names of the hosts with something to do, in the order in which to do it.
 
     Those that serve nobody come first: they can only gain, and what is wrong with a release shows where nobody is hurt.
     Then the brokers, then the hosts that only have workers.
     """
-    pending = [host for host in hosts if host["todo"]["why"]]
-    return [host["name"] for host in sorted(pending, key=lambda host: (host["todo"]["running"], not host["broker"]))]
+    pending = [host for host in hosts if host["_mesh_services_todo"]["why"]]
+    return [host["inventory_hostname"] for host in sorted(pending, key=_rank)]
+
+
+def _rank(host: Mapping[str, Any]) -> tuple[bool, bool]:
+    return host["_mesh_services_todo"]["running"], "mesh_brokers" not in host["group_names"]
 
 
 def silent_peers(answer: str, virgin: Iterable[str]) -> list[str]:
