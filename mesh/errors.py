@@ -149,6 +149,13 @@ class ConfigError(MeshError):
         return f"{where}: {self.message}{hint}" if where else f"{self.message}{hint}"
 
 
+class CannotListen(MeshError):
+    """An address is not free, or not here yet: no fault of the configuration, so starting again may help."""
+
+    code = "cannot_listen"
+    retryable = True
+
+
 _BY_CODE: dict[str, type[MeshError]] = {
     kind.code: kind
     for kind in (

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from mesh.cli.shards import access
 from mesh.config.load import load
 from mesh.errors import ConfigError, StoreError
 from mesh.model import Count
 from mesh.service import lifecycle
+from mesh.store.access import ANYBODY, Access
 from mesh.store.memory import MemoryStore
 from mesh.store.mongo import MongoStore
 from mesh.store.open import open_store
@@ -92,24 +94,24 @@ def main() -> None:
     app(prog_name="mesh-store")
 
 
-def _shard(config: Path | None, uri: str | None, region: str | None, database: str) -> tuple[str, str, str]:
+def _shard(config: Path | None, uri: str | None, region: str | None, database: str) -> tuple[str, str, str, Access]:
     if (config is None) == (uri is None):
         raise typer.BadParameter("give either --config or --uri", param_hint="--config")
     if uri is not None:
         if region is None:
             raise typer.BadParameter("--uri needs it", param_hint="--region")
-        return uri, region, database
+        return uri, region, database, ANYBODY
     settings = load(str(config))
     name = region or settings.region
     if name not in settings.shards:
         known = ", ".join(settings.shards) or "none"
         raise ConfigError(f"no shard for region {name}", file=str(config), field="shards", hint=f"there are: {known}")
     shard = settings.shards[name]
-    return shard.uri, name, shard.database
+    return shard.uri, name, shard.database, access(settings, str(config), name)
 
 
-def _mongo(uri: str, region: str, database: str) -> MongoStore:
-    store = open_store(uri, region, database)
+def _mongo(uri: str, region: str, database: str, account: Access) -> MongoStore:
+    store = open_store(uri, region, database, account)
     if not isinstance(store, MongoStore):
         raise ConfigError("only MongoDB has indexes", field="uri", hint="a memory store needs no preparation")
     return store

@@ -1,6 +1,7 @@
 """mesh-worker: one worker of a region."""
 
 import os
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
@@ -8,7 +9,10 @@ from typing import Annotated
 import typer
 import zmq
 
+from mesh.cli import living
+from mesh.cli.shards import open_shard
 from mesh.config.load import load, region_map_path
+from mesh.config.region_map import region_map
 from mesh.config.schema import Config
 from mesh.core.actions import Link
 from mesh.core.settings import WorkerSettings
@@ -22,6 +26,11 @@ from mesh.service import lifecycle, log
 from mesh.transport import sockets
 from mesh.transport.loop import Loop
 
+#: READY is said once a broker has welcomed us, so that a restart of one worker after the other leaves the region
+#: served; but not later than this, in seconds: a broker that is away must not keep its workers "activating" until
+#: systemd gives up on them. The status line says `broker=away` then.
+READY_PATIENCE_SECONDS = 3.0
+
 app = typer.Typer(add_completion=False)
 
 
@@ -33,6 +42,8 @@ def worker(
         str | None, typer.Option(help="places, echo or sleep:MILLISECONDS instead of the configured one.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    check: living.CheckOption = False,
+    _version: Annotated[bool, living.version_option("mesh-worker")] = False,
 ) -> None:
     """Run one worker until SIGTERM or SIGINT.
 
@@ -44,7 +55,12 @@ def worker(
     log.setup(f"mesh-worker@{instance}", verbose=verbose)
     with lifecycle.complaints("mesh-worker"):
         settings = load(config)
-        run(settings, config, instance, make_service(service or settings.worker.service, settings, config, instance))
+        name = service or settings.worker.service
+        if check:
+            _check(settings, config, instance, name)
+            print(f"{config}: mesh-worker can run with it")
+        else:
+            run(settings, config, instance, make_service(name, settings, config, instance))
 
 
 def run(config: Config, file: Path, instance: str, service: Service) -> None:
@@ -58,7 +74,8 @@ def run(config: Config, file: Path, instance: str, service: Service) -> None:
     runner = Runner(service, core, loop.wake)
     loop.run_job = runner.submit
     loop.on_wake(runner.collect)
-    lifecycle.on_stop_signals(loop.request_drain)
+    patient_until = monotonic() + READY_PATIENCE_SECONDS
+    living.live(loop, config, lambda: _describe(core, instance), lambda: core.connected or monotonic() > patient_until)
     try:
         loop.run()
     finally:
@@ -66,12 +83,12 @@ def run(config: Config, file: Path, instance: str, service: Service) -> None:
         context.term()
 
 
-def make_service(name: str, config: Config, file: Path, instance: str) -> Service:
-    """Return the service of that name; raises `ConfigError` for one that does not exist."""
+def make_service(name: str, config: Config, file: Path, instance: str, *, check: bool = False) -> Service:
+    """Return the service of that name, *check* without its secrets; raises `ConfigError` if there is none."""
     if name == "echo":
         return Echo()
     if name == "places":
-        return _places(config, file, instance)
+        return _places(config, file, instance, check=check)
     kind, _, milliseconds = name.partition(":")
     try:
         if kind == "sleep":
@@ -82,23 +99,24 @@ def make_service(name: str, config: Config, file: Path, instance: str) -> Servic
     raise ConfigError(f"there is no service {name!r}", field="service", hint=hint)
 
 
-def _places(config: Config, file: Path, instance: str) -> Service:
+def _places(config: Config, file: Path, instance: str, *, check: bool) -> Service:
     # Only this service needs geometry and a store; the others start in a tenth of a second without.
     from mesh.jobs.places import Places  # noqa: PLC0415
     from mesh.regions import RegionMap  # noqa: PLC0415
-    from mesh.store.base import Store  # noqa: PLC0415
-    from mesh.store.open import open_store  # noqa: PLC0415
-
-    def open_shard(region: str) -> Store:
-        shard = config.shards.get(region)
-        if shard is None:
-            raise ConfigError(f"no shard is configured for {region}", field=f"shards.{region}")
-        return open_store(shard.uri, region, shard.database)
 
     regions = RegionMap.load(region_map_path(config, file))
-    places = Places(f"{config.region}/{instance}", open_shard, regions)
+    places = Places(f"{config.region}/{instance}", partial(open_shard, config, file, secrets=not check), regions)
     places.open(config.region)  # so that the first request does not wait for the driver to be imported
     return places
+
+
+def _check(config: Config, file: Path, instance: str, service: str) -> None:
+    """Do all that a start does before it listens, except reading secrets: those may come to the host later."""
+    _settings(config, file, instance, make_service(service, config, file, instance, check=True).name)
+
+
+def _describe(core: WorkerCore, instance: str) -> str:
+    return f"instance={instance} broker={'connected' if core.connected else 'away'}"
 
 
 def _settings(config: Config, file: Path, instance: str, service: str) -> WorkerSettings:
@@ -106,7 +124,7 @@ def _settings(config: Config, file: Path, instance: str, service: str) -> Worker
         region=config.region,
         instance=instance,
         epoch=os.urandom(8).hex(),
-        map_digest=map_digest(region_map_path(config, file).read_bytes()),
+        map_digest=map_digest(region_map(config, file)[0]),
         service=service,
         slots=config.worker.slots,
         window=max(config.broker.window, config.worker.slots),

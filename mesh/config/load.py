@@ -1,5 +1,6 @@
 """Read a configuration file, or say in one line what is wrong with it."""
 
+import hashlib
 import re
 import sys
 from difflib import get_close_matches
@@ -55,6 +56,11 @@ def parse(text: str, file: str = "mesh.toml") -> Config:
         raise _explain(str(error), document, file) from None
     check(config, file)
     return config
+
+
+def digest(path: str | Path) -> str:
+    """Return twelve hexadecimal digits that name the content of a configuration file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
 
 
 def region_map_path(config: Config, file: str | Path) -> Path:

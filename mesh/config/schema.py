@@ -9,6 +9,8 @@ class Mesh(Struct, frozen=True, forbid_unknown_fields=True):
     region: str
     #: Path of the region map (GeoJSON), absolute or relative to the configuration file; empty for the one shipped.
     map: str = ""
+    #: What the deployment calls this software with this configuration; shown in status, empty outside of a deployment.
+    release: str = ""
 
 
 class Broker(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -18,6 +20,8 @@ class Broker(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     listen: str
     #: Where the workers of this region connect (local BE).
     workers: str
+    #: A second address for workers on other hosts of this region; empty if there are none.
+    workers_tcp: str = ""
     #: Jobs that may wait for a worker before clients are told BUSY.
     queue: int = 256
     #: Jobs on one worker, running and waiting, at most.
@@ -50,6 +54,12 @@ class Shard(Struct, frozen=True, forbid_unknown_fields=True):
 
     uri: str
     database: str = "mesh"
+    #: The account, which exists in the same database (SCRAM-SHA-256); empty for a MongoDB without accounts.
+    username: str = ""
+    #: Which credential holds its password, see `mesh.service.credentials`. Never the password itself.
+    password_credential: str = ""
+    #: CA certificates of the servers, absolute or relative to the configuration file; TLS is used if it is set.
+    ca_file: str = ""
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

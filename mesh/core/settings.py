@@ -24,6 +24,9 @@ class BrokerSettings(Struct, frozen=True, kw_only=True):
     #: How long a drain may take.
     grace: float = 10.0
     software: str = ""
+    #: What was deployed: shown in STATUS, and not otherwise used.
+    release: str = ""
+    config_digest: str = ""
 
     @property
     def patience(self) -> float:

@@ -15,6 +15,8 @@ def report(settings: BrokerSettings, jobs: Dispatcher, clients: int, uptime: flo
         "region": settings.region,
         "epoch": settings.epoch,
         "software": settings.software,
+        "release": settings.release,
+        "config_digest": settings.config_digest,
         "map_digest": settings.map_digest.hex(),
         "uptime": round(uptime, 3),
         "draining": jobs.draining,

@@ -40,6 +40,11 @@ class WorkerCore:
         return f"<WorkerCore {self.settings.instance} running={len(self._running)} waiting={len(self._waiting)}>"
 
     @property
+    def connected(self) -> bool:
+        """Whether the broker knows this worker."""
+        return self._welcomed
+
+    @property
     def _idle(self) -> bool:
         return not (self._running or self._waiting)
 

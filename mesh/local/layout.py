@@ -1,5 +1,6 @@
 """Where everything of a local mesh is: ports, files, and the configuration of each region's host."""
 
+import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,14 +81,20 @@ class Layout:
         }
 
 
-def render(variables: dict[str, Any]) -> str:
-    """Return the mesh.toml of one host, from the template and with the settings that Ansible uses."""
+def render(variables: dict[str, Any], template: str = "mesh.toml.j2") -> str:
+    """Return one of the shipped templates with these variables, as Ansible would render it."""
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - TOML, not HTML
+        autoescape=False,  # noqa: S701 - TOML and units, not HTML
     )  # fmt: skip
-    source = shipped("templates/mesh.toml.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(variables)
+    environment.filters["to_json"] = json.dumps  # Ansible's, for what TOML can hold
+    source = shipped(f"templates/{template}").read_text(encoding="utf-8")
+    text = environment.from_string(source).render(variables)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"a value is no text: half a character at {error.start}", file=template) from None
+    return text
 
 
 def check_ports(layout: Layout) -> None:

@@ -1,1 +1,1 @@
-"""Living under a service manager: log lines, signals, exit codes."""
+"""Living under systemd: notify, sockets, credentials, log lines, signals, exit codes."""

@@ -46,6 +46,7 @@ from mesh.model import (
     WithinRadius,
 )
 from mesh.store import indexes, mongo_reads
+from mesh.store.access import ANYBODY, Access
 from mesh.store.boundary import Boundary, from_write_error, unencodable
 from mesh.store.deadline import Deadline
 from mesh.store.documents import Document, point, to_document, to_place
@@ -72,9 +73,9 @@ _GOODBYE_SECONDS = 0.2
 class MongoStore:
     """A `Store` in MongoDB, for any number of threads of one process; connects when first used, never before a fork."""
 
-    def __init__(self, uri: str, region: str, database: str = "mesh") -> None:
+    def __init__(self, uri: str, region: str, database: str = "mesh", access: Access = ANYBODY) -> None:
         self.region = region
-        self._uri, self._database = uri, database
+        self._uri, self._database, self._access = uri, database, access
         self._deadline = Deadline()
         self._boundary = Boundary(self._deadline)
         self._reach = Reach()
@@ -259,12 +260,16 @@ class MongoStore:
     def _connect(self) -> Collection[Any]:
         given = {name.lower() for name, _ in parse_qsl(urlsplit(self._uri).query)}
         options = {name: value for name, value in _OPTIONS.items() if name.lower() not in given}
+        options |= self._access.options(self._database)
         with self._lock:
             if self._places is None:
                 try:
                     self._client = MongoClient(self._uri, connect=False, appname=f"mesh-{self.region}", **options)
                 except ValueError as error:
                     raise ConfigError(f"MongoDB connection string: {error}", field="uri") from None
+                except OSError as error:  # it reads the certificates at once
+                    message = f"cannot be read: {(error.strerror or str(error)).lower()}"
+                    raise ConfigError(message, file=self._access.ca_file, field="ca_file") from None
                 self._places = self._client[self._database][COLLECTION]
             return self._places
 

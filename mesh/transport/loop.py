@@ -7,6 +7,7 @@ BATCH messages a turn, into the core; a socket that is not read turns ZMTP heart
 import contextlib
 import os
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -39,6 +40,8 @@ class Loop:
         self.running = False
         #: Called once each turn of the loop, as the systemd watchdog wants it.
         self.each_turn: Callable[[], None] = lambda: None
+        #: Seconds between two turns at most.
+        self.longest_wait = inf
         #: Performs `Run`; a worker sets it.
         self.run_job: Callable[[Run, float], None] | None = None
         self._addressed = {link: socket.socket_type == zmq.ROUTER for link, socket in sockets.items()}
@@ -74,7 +77,7 @@ class Loop:
         try:
             while self.running:
                 now = monotonic()
-                timeout = max(0, int((self.core.wake_at() - now) * 1000) + 1)
+                timeout = max(0, int(min(self.core.wake_at() - now, self.longest_wait) * 1000) + 1)
                 events = poller.poll(timeout)
                 self._turn(links, [ready for ready, _ in events])
         finally:

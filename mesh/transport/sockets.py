@@ -7,7 +7,7 @@ import errno
 
 import zmq
 
-from mesh.errors import ConfigError
+from mesh.errors import CannotListen, ConfigError
 from mesh.protocol import limits
 
 #: Milliseconds. Dead hosts are found by the transport in about three seconds; hung processes by our own heartbeats.
@@ -17,6 +17,11 @@ HEARTBEAT_TIMEOUT_MS = 3_000
 HIGH_WATER_MARK = 20_000
 #: Port scanners and slow-loris connections hold a descriptor this long (libzmq's default is 30 s).
 HANDSHAKE_MS = 5_000
+
+_HINTS = {
+    errno.EADDRINUSE: "another process listens there; stop it or choose another port",
+    errno.EADDRNOTAVAIL: "no interface of this host has that address",
+}
 
 
 def router(context: "zmq.Context[zmq.Socket[bytes]]", *, routing_id: bytes | None = None) -> "zmq.Socket[bytes]":
@@ -49,12 +54,32 @@ def connecting(socket: "zmq.Socket[bytes]") -> None:
 
 
 def bind(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> str:
-    """Bind and return the real endpoint; raises `ConfigError` naming the *field* it came from."""
+    """Bind and return the real endpoint; the errors name the *field* it came from.
+
+    Raises `CannotListen` for what may pass, such as an address the network has yet to bring, else `ConfigError`.
+    """
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        raise ConfigError(f"cannot listen on {endpoint}: {_reason(error)}", field=field, hint=_hint(error)) from None
+        message, hint = f"cannot listen on {endpoint}: {_reason(error)}", _HINTS.get(error.errno or 0)
+        if hint is not None:
+            raise CannotListen(f"{field}: {message} ({hint})") from None
+        raise ConfigError(message, field=field) from None
     return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+
+def adopt(socket: "zmq.Socket[bytes]", fd: int, endpoint: str, field: str) -> str:
+    """Listen on a socket that systemd keeps open while brokers come and go; otherwise as `bind`.
+
+    libzmq closes its descriptor with the ZeroMQ socket; systemd has its own.
+    """
+    socket.setsockopt(zmq.USE_FD, fd)
+    try:
+        return bind(socket, endpoint, field)
+    finally:
+        # It stays set otherwise: a second bind would adopt the same descriptor again, and libzmq aborts the process
+        # ("File exists", src/epoll.cpp:73).
+        socket.setsockopt(zmq.USE_FD, -1)
 
 
 def connect(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> None:
@@ -70,14 +95,6 @@ def connect(socket: "zmq.Socket[bytes]", endpoint: str, field: str) -> None:
 def _reason(error: zmq.ZMQError) -> str:
     # Not error.strerror: pyzmq appends the address to it, which stands in our line already.
     return str(zmq.strerror(error.errno or 0)).lower()
-
-
-def _hint(error: zmq.ZMQError) -> str | None:
-    if error.errno == errno.EADDRINUSE:
-        return "another process listens there; stop it or choose another port"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "no interface of this host has that address"
-    return None
 
 
 def _common(socket: "zmq.Socket[bytes]") -> None:

@@ -1,0 +1,31 @@
+"""From a shard's table in mesh.toml to its store, with the secret from where secrets are."""
+
+from pathlib import Path
+
+from mesh.config.schema import Config
+from mesh.errors import ConfigError
+from mesh.service import credentials
+from mesh.store.access import ANYBODY, Access
+from mesh.store.base import Store
+from mesh.store.open import open_store
+
+
+def open_shard(config: Config, file: str | Path, region: str, *, secrets: bool = True) -> Store:
+    """Return the store of a region; it connects when first used. `ConfigError` names what is missing for it.
+
+    Without *secrets* it cannot be asked anything that needs an account.
+    """
+    shard = config.shards.get(region)
+    if shard is None:
+        known = ", ".join(config.shards) or "none"
+        raise ConfigError(f"no shard for region {region}", file=str(file), field="shards", hint=f"there are: {known}")
+    account = access(config, file, region) if secrets else ANYBODY
+    return open_store(shard.uri, region, shard.database, account)
+
+
+def access(config: Config, file: str | Path, region: str) -> Access:
+    """Return as whom a region's shard is asked."""
+    shard = config.shards[region]
+    password = credentials.read(shard.password_credential) if shard.password_credential else ""
+    ca_file = str(Path(file).resolve().parent / shard.ca_file) if shard.ca_file else ""
+    return Access(shard.username, password, ca_file)
