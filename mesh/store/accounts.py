@@ -2,7 +2,7 @@
 
 Each account has a role of its name that holds its privileges, and no other. Workers have the writer, a backup the
 reader, a deployment the schema account; a broker has none. The admin is for the operator and the deployment, and comes
-from the host itself only.
+from the hosts of the set only.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,10 +50,10 @@ class Account(NamedTuple):
     sources: list[str]
 
 
-def wanted(database: str, sources: Sequence[str]) -> list[Account]:
-    """Return the accounts of a shard; *sources* are the hosts whose workers read it."""
-    restricted = sorted({_LOOPBACK, *sources}) if sources else []
-    admin = Account(ADMIN, "admin", [{"role": "root", "db": "admin"}], [_LOOPBACK])
+def wanted(database: str, members: Sequence[str], sources: Sequence[str]) -> list[Account]:
+    """Return the accounts of a shard; *members* are the addresses of its set, *sources* those of who reads it."""
+    restricted = sorted({_LOOPBACK, *members, *sources}) if sources else []
+    admin = Account(ADMIN, "admin", [{"role": "root", "db": "admin"}], sorted({_LOOPBACK, *members}))
     return [admin, *(Account(name, database, [{"role": name, "db": database}], restricted) for name in ROLES)]
 
 

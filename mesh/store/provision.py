@@ -92,7 +92,8 @@ def _accounts(client: MongoClient[Any], asked: Wanted, *, change: bool) -> list[
         with _client(asked, name, password, database) as tried:
             return _opens(tried)
 
-    desired = accounts.wanted(asked.database, asked.client_sources)
+    members = [member.rpartition(":")[0] for member in asked.members]
+    desired = accounts.wanted(asked.database, members, asked.client_sources)
     return accounts.ensure(client, asked.database, desired, asked.passwords, login, change=change)
 
 

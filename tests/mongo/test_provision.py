@@ -201,8 +201,10 @@ def _refused(secured: Secured, name: str, host: str) -> bool:
     return False
 
 
-def test_the_admin_comes_from_the_host_itself_only(secured: Secured) -> None:
+def test_the_admin_comes_from_the_hosts_of_the_set_only(secured: Secured) -> None:
     """With the right password, but from another address, the admin is refused."""
+    with _from(secured.address, secured) as member:
+        assert not _refused(secured, ADMIN, member)
     with _from("127.0.0.9", secured) as host:
         assert _refused(secured, ADMIN, host)
         assert not _refused(secured, "mesh_reader", host)
