@@ -20,7 +20,7 @@ lint: $(VENV)/.dev  ## Check format, style, types, layers and generated files.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard scripts/*.py)
+	$(BIN)/mypy $(wildcard scripts/*.py) $(wildcard scripts/nspawn_lab)
 	$(if $(wildcard bench/__init__.py),$(BIN)/mypy -p bench)
 	$(if $(wildcard ansible/*),$(BIN)/ansible-lint --offline --profile production ansible)
 	$(if $(wildcard tests/test_layers.py),$(BIN)/python -m pytest -q tests/test_layers.py)
@@ -41,7 +41,7 @@ $(VENV)/.local: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing into $(VENV), which takes a minute ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local,deploy,dev]'
 	@touch $@ $(VENV)/.local
 
 $(VENV)/.made:

@@ -1,0 +1,202 @@
+"""scripts/lab: the commands."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nspawn_lab import guests, image, lifecycle, network, repository
+from nspawn_lab.layout import INVENTORY, ROOT, Guest, LabError, Layout, find, layout, read_guests
+
+ABOUT = """\
+Bare Debian 12 hosts on this machine, to deploy the mesh on and to break it.
+
+  scripts/lab up                  make and boot the hosts of inventory/lab.yml (first time: builds the image)
+  scripts/lab deploy              run ansible/site.yml against them; arguments go to ansible-playbook
+  scripts/lab status              what runs, and what failed in it
+  scripts/lab ssh ne              log in to a host; `ssh ne journalctl -u mesh-broker` runs a command
+  scripts/lab exec -- mesh-client --broker ne.example.net status
+                                  run a command beside the hosts, where their names and addresses mean something
+  scripts/lab poweroff ne         and `start ne`, `reboot ne`, `cut ne` (no shutdown, as if the plug was pulled)
+  scripts/lab link ne down        pull a host's cable; `up` plugs it in; `link ne delay 40ms loss 1%` makes it a bad one
+  scripts/lab down                remove everything, also after a crash
+  scripts/lab clean               remove cached images that no lab uses
+"""
+NOTES = """\
+Hosts reach each other, 10.77.0.1 (this machine's end, where an apt repository is served on port 8077) and nothing else.
+$MESH_LAB names another lab, whose hosts have the same addresses in networks of their own: two can run side by side.
+Exit codes: 0 done, 1 failure, 2 usage; `deploy`, `ssh` and `exec` leave with the code of what they ran.
+"""
+
+
+def main() -> NoReturn:
+    """Run a command of the lab."""
+    arguments = _parser().parse_args()
+    try:
+        lab = layout()
+        if (reason := lifecycle.missing()) and arguments.command != "status":
+            raise LabError(reason)  # noqa: TRY301 - one place prints errors
+        sys.exit(_COMMANDS[arguments.command](lab, arguments) or 0)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("lab: stopped; `scripts/lab down` removes what there is")
+
+
+def in_control(lab: Layout, command: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return how to run a command in the control namespace: words and environment."""
+    network.identity(lab.control)
+    environment = dict(os.environ)
+    environment["PATH"] = f"{ROOT / '.venv/bin'}:{environment.get('PATH', os.defpath)}"
+    # Another lab's hosts have the same addresses: an ssh connection left open to those must not be found by this one.
+    environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(lab.run / "ssh/open")
+    environment["MESH_LAB"] = lab.name
+    return ["ip", "netns", "exec", lab.control, *command], environment
+
+
+def _up(lab: Layout, arguments: argparse.Namespace) -> None:
+    with lifecycle.alone(lab):
+        lifecycle.up(lab, read_guests(arguments.inventory), _say, arguments.mirror)
+
+
+def _down(lab: Layout, _: argparse.Namespace) -> int:
+    started = time.monotonic()
+    with lifecycle.alone(lab):
+        left = lifecycle.down(lab)
+    for item in left:
+        _say(f"left behind: {item}")
+    _say(f"{lab.name} is {'not quite ' if left else ''}gone after {time.monotonic() - started:.1f} s")
+    return bool(left)
+
+
+def _deploy(lab: Layout, arguments: argparse.Namespace) -> int:
+    if not (ROOT / "ansible/site.yml").exists():
+        raise LabError("there is no ansible/site.yml to deploy")
+    if not (ROOT / ".venv/bin/ansible-playbook").exists():
+        raise LabError("there is no Ansible in .venv: .venv/bin/pip install -e '.[deploy]'")
+    os.chdir(ROOT / "ansible")
+    return _replace(lab, ["ansible-playbook", "-i", str(arguments.inventory), "site.yml", *arguments.words])
+
+
+def _exec(lab: Layout, arguments: argparse.Namespace) -> int:
+    return _replace(lab, arguments.words or [os.environ.get("SHELL", "/bin/sh")])
+
+
+def _ssh(lab: Layout, arguments: argparse.Namespace) -> int:
+    return _replace(lab, ["ssh", f"root@{_guest(arguments).host}", *arguments.words])
+
+
+def _status(lab: Layout, arguments: argparse.Namespace) -> int:
+    hosts = [_describe(lab, guest) for guest in read_guests(arguments.inventory)]
+    if arguments.json:
+        print(json.dumps({"lab": lab.name, "image": str(image.path()), "repository": repository.URL, "hosts": hosts}))
+        return 0
+    for host in hosts:
+        cable = "" if host["link"] or host["state"] == "off" else "no link"
+        failed = " ".join(["failed:", *host["failed"]] if host["failed"] else [])
+        print(f"{host['host']:<22}{host['address']:<14}{host['state']:<10}{cable:<8}{failed}".rstrip())
+    return 0
+
+
+def _describe(lab: Layout, guest: Guest) -> dict[str, Any]:
+    state = guests.state(lab, guest)
+    failed = guests.failed_units(lab, guest) if state == "degraded" else []
+    return {
+        "host": guest.host,
+        "address": guest.address,
+        "region": guest.region,
+        "state": state,
+        "failed": failed,
+        "link": network.link_is_up(lab, guest),
+    }
+
+
+def _start(lab: Layout, arguments: argparse.Namespace) -> None:
+    guest = _guest(arguments)
+    if not guests.is_mounted(lab.root(guest)):
+        raise LabError(f"{guest.host} has never been up; run `scripts/lab up`")
+    if guests.supervisor(lab, guest) is None:
+        guests.start(lab, guest)
+    lifecycle.wait_all(lab, [guest], _say)
+
+
+def _poweroff(lab: Layout, arguments: argparse.Namespace) -> None:
+    guests.power_off(lab, _guest(arguments))
+
+
+def _cut(lab: Layout, arguments: argparse.Namespace) -> None:
+    guests.cut_power(lab, _guest(arguments).short)
+
+
+def _reboot(lab: Layout, arguments: argparse.Namespace) -> None:
+    guests.power_off(lab, _guest(arguments))
+    _start(lab, arguments)
+
+
+def _link(lab: Layout, arguments: argparse.Namespace) -> None:
+    guest = _guest(arguments)
+    words = arguments.words or ["up"]
+    network.shape(lab, guest, [] if words[0] in {"up", "down"} else words)
+    network.set_link(lab, guest, up=words[0] != "down")
+
+
+def _clean(_: Layout, __: argparse.Namespace) -> None:
+    for tree in image.clean(lifecycle.image_in_use):
+        _say(f"removed {tree}")
+
+
+_COMMANDS: dict[str, Callable[[Layout, argparse.Namespace], int | None]] = {
+    "up": _up,
+    "down": _down,
+    "deploy": _deploy,
+    "status": _status,
+    "ssh": _ssh,
+    "exec": _exec,
+    "start": _start,
+    "poweroff": _poweroff,
+    "reboot": _reboot,
+    "cut": _cut,
+    "link": _link,
+    "clean": _clean,
+}
+_WITH_HOST = {"ssh", "start", "poweroff", "reboot", "cut", "link"}
+_WITH_WORDS = {"deploy", "ssh", "exec", "link"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("lab", description=ABOUT, epilog=NOTES, formatter_class=form)
+    parser.add_argument("-i", "--inventory", type=Path, default=INVENTORY, help="hosts [inventory/lab.yml]")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="as above")
+    for name in _COMMANDS:
+        command = commands.add_parser(name)
+        if name in _WITH_HOST:
+            command.add_argument("host", help="ne, ne.example.net or its address")
+        if name in _WITH_WORDS:
+            command.add_argument("words", nargs=argparse.REMAINDER, help="passed on as they are")
+        if name == "up":
+            command.add_argument("--mirror", default=image.MIRROR, help=f"Debian mirror [{image.MIRROR}]")
+        if name == "status":
+            command.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _guest(arguments: argparse.Namespace) -> Guest:
+    return find(read_guests(arguments.inventory), arguments.host)
+
+
+def _replace(lab: Layout, command: list[str]) -> int:
+    if command[:1] == ["--"]:
+        del command[0]
+    words, environment = in_control(lab, command)
+    sys.stdout.flush()
+    os.execvpe(words[0], words, environment)
+
+
+def _say(text: str) -> None:
+    print(f"lab: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,203 @@
+"""One guest: its file system, its start, its first process, its end."""
+
+import contextlib
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from nspawn_lab import cgroups, keys, network
+from nspawn_lab.layout import Guest, LabError, Layout
+from nspawn_lab.processes import Record, children, descendants, enter, network_of, run, wait_until
+
+MEMORY_BYTES = 3 << 30  # a seat belt: six guests with a mongod each take 0.3 GB each
+BOOT_SECONDS = 90
+POWEROFF_SECONDS = 60
+#: nspawn leaves with 133 when a guest with --keep-unit reboots. The inner shell joins the guest's groups, the outer
+#: one stays outside: cgroup v2 allows no process in a group that has children.
+SUPERVISOR = """
+joins=$1; shift
+while :; do
+  (for join in $joins; do echo 0 >"$join" || exit; done; exec "$@")
+  [ $? -eq 133 ] || exit 0
+done
+"""
+
+
+def is_mounted(path: Path) -> bool:
+    """Tell whether something is mounted exactly here; other than os.path.ismount, also where the device is the same."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    return any(line.split()[4] == str(path) for line in lines)
+
+
+def mount(lab: Layout, guest: Guest, image: Path, guests: list[Guest]) -> None:
+    """Mount a guest's file system, a fresh one unless it is mounted already."""
+    root, var = lab.root(guest), lab.var / guest.short
+    if is_mounted(root):
+        return
+    # Not mounted means left behind by a machine that went down: the lab that knew this guest is no more.
+    shutil.rmtree(var, ignore_errors=True)
+    for directory in (root, var / "upper", var / "work"):
+        directory.mkdir(parents=True, exist_ok=True)
+    # volatile: guests' fsync costs nothing. Their data has to survive a guest's power cut, not the machine's.
+    options = f"lowerdir={image},upperdir={var}/upper,workdir={var}/work,volatile"
+    run("mount", "-t", "overlay", f"{lab.name}.{guest.short}", "-o", options, root)
+    _personalise(lab, guest, root, guests)
+
+
+def start(lab: Layout, guest: Guest) -> None:
+    """Start a guest in its own network; it boots while the caller does something else."""
+    network.identity(lab.namespace(guest))
+    joins = " ".join(str(file) for file in cgroups.make(lab, guest.short, MEMORY_BYTES))
+    console = (lab.state(guest) / "console.log").open("ab")
+    with console:
+        process = subprocess.Popen(
+            ["sh", "-c", SUPERVISOR, "lab-guest", joins, *_nspawn(lab, guest)],
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            start_new_session=True,
+        )
+    record = Record.of(process.pid)
+    if record is None:
+        raise LabError(f"{guest.host} did not start; see {lab.state(guest)}/console.log")
+    record.write(lab.state(guest) / "supervisor.json")
+
+
+def supervisor(lab: Layout, guest: Guest) -> Record | None:
+    """Return the record of a guest's supervisor while it runs, which is as long as the guest is on."""
+    record = Record.read(lab.state(guest) / "supervisor.json")
+    return record if record and record.alive else None
+
+
+def leader(lab: Layout, guest: Guest) -> int | None:
+    """Return the pid, on this machine, of a guest's first process; None while it is off or not yet booting."""
+    record = supervisor(lab, guest)
+    for nspawn in children(record.pid) if record else []:
+        for child in children(nspawn):
+            if _is_first(child):
+                return child
+    return None
+
+
+def run_in(lab: Layout, guest: Guest, command: Sequence[str], timeout_seconds: float = 60) -> tuple[int, str, str]:
+    """Run a command inside a guest, without its network; return exit code, output and errors."""
+    first = leader(lab, guest)
+    if first is None:
+        raise LabError(f"{guest.host} is off; start it with `scripts/lab start {guest.short}`")
+    done = subprocess.run(
+        enter(first, command), capture_output=True, text=True, check=False, timeout=timeout_seconds, errors="replace"
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def wait_for(lab: Layout, guest: Guest, timeout_seconds: float = BOOT_SECONDS) -> list[str]:
+    """Wait until a guest has booted; return the units that failed. LabError when it does not boot."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        if supervisor(lab, guest) is None:
+            raise LabError(f"{guest.host} went off while booting: {_last_words(lab, guest)}")
+        _check_network(lab, guest)
+        state = _system_state(lab, guest)
+        if state in {"running", "degraded"}:
+            return failed_units(lab, guest)
+        time.sleep(0.1)
+    raise LabError(f"{guest.host} has not booted after {timeout_seconds:.0f} s: {_last_words(lab, guest)}")
+
+
+def failed_units(lab: Layout, guest: Guest) -> list[str]:
+    """Return the units of a guest that failed."""
+    _, output, _ = run_in(lab, guest, ["systemctl", "--failed", "--plain", "--no-legend"])
+    return [line.split()[0] for line in output.splitlines() if line.strip()]
+
+
+def state(lab: Layout, guest: Guest) -> str:
+    """Return what systemd says of the whole guest, or `off`."""
+    return _system_state(lab, guest) if supervisor(lab, guest) else "off"
+
+
+def power_off(lab: Layout, guest: Guest) -> None:
+    """Shut a guest down the way a power button does; its file system stays."""
+    record = supervisor(lab, guest)
+    if record is None:
+        return
+    for nspawn in children(record.pid):
+        Record(nspawn, (Record.of(nspawn) or record).start).end(signal.SIGTERM)  # nspawn passes on RTMIN+4
+    if not wait_until(lambda: not record.alive, POWEROFF_SECONDS):
+        raise LabError(f"{guest.host} has not shut down after {POWEROFF_SECONDS} s: {_last_words(lab, guest)}")
+
+
+def cut_power(lab: Layout, short: str) -> None:
+    """Take a guest's power away at once, whatever it is doing."""
+    record = Record.read(lab.run / "guests" / short / "supervisor.json")
+    if record and record.alive:
+        below = [Record.of(pid) for pid in descendants(record.pid)]
+        record.end()  # first, or it would boot the guest again
+        for child in below:
+            if child:
+                child.end()
+        wait_until(lambda: not any(child and child.alive for child in below), 10)
+    cgroups.remove(lab, short)
+
+
+def _nspawn(lab: Layout, guest: Guest) -> list[str]:
+    return [
+        "systemd-nspawn",
+        "--quiet",
+        "--register=no",  # there may be no systemd here, so no systemd-machined either
+        "--keep-unit",
+        f"--network-namespace-path={network.NAMESPACES / lab.namespace(guest)}",
+        "--capability=CAP_NET_ADMIN",  # the guest's own nftables; given by default only with --private-network
+        "--link-journal=no",
+        "--resolv-conf=off",
+        "--timezone=off",
+        "--console=read-only",
+        "--kill-signal=SIGRTMIN+4",  # power off
+        f"--directory={lab.root(guest)}",
+        f"--machine={lab.name}-{guest.short}",  # names files of nspawn's on this machine, so not `ne` alone
+        f"--hostname={guest.short}",
+        "/usr/local/sbin/lab-init",  # instead of --boot: see image.INIT
+    ]
+
+
+def _personalise(lab: Layout, guest: Guest, root: Path, guests: list[Guest]) -> None:
+    (root / "etc/hostname").write_text(f"{guest.short}\n", encoding="ascii")
+    (root / "etc/hosts").write_text(keys.hosts_file(guests), encoding="ascii")
+    # An empty machine-id would make systemd treat each guest as a first boot and enable every preset.
+    (root / "etc/machine-id").write_text(f"{secrets.token_hex(16)}\n", encoding="ascii")
+    keys.install(lab, guest, root)
+
+
+def _is_first(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("NSpid:"):
+                return line.split()[2:] == ["1"]
+    return False
+
+
+def _check_network(lab: Layout, guest: Guest) -> None:
+    first = leader(lab, guest)
+    with contextlib.suppress(OSError):
+        # Before it runs our program, the process is nspawn's and on its way into the namespace.
+        own = first and Path(f"/proc/{first}/comm").read_text(encoding="ascii").strip() in {"lab-init", "systemd"}
+        if first and own and network_of(first) != network.identity(lab.namespace(guest)):
+            cut_power(lab, guest.short)
+            raise LabError(f"{guest.host} came up in a network that is not its own, and was stopped")
+
+
+def _system_state(lab: Layout, guest: Guest) -> str:
+    try:
+        return run_in(lab, guest, ["systemctl", "is-system-running"])[1].strip() or "booting"
+    except (LabError, subprocess.TimeoutExpired):
+        return "booting"
+
+
+def _last_words(lab: Layout, guest: Guest) -> str:
+    console = lab.state(guest) / "console.log"
+    lines = console.read_text(encoding="utf-8", errors="replace").splitlines() if console.exists() else []
+    return f"{lines[-1].strip() if lines else 'it said nothing'} (all of it: {console})"
