@@ -1,5 +1,6 @@
 """What the roles compute on the control node: names of releases, what differs, what a configuration would be refused for."""
 
+import fnmatch
 import hashlib
 import ipaddress
 import json
@@ -21,6 +22,8 @@ class FilterModule:
             "mesh_release_id": release_id,
             "mesh_fingerprint": fingerprint,
             "mesh_differing": differing,
+            "mesh_drift": drift,
+            "mesh_found_digests": found_digests,
             "mesh_config_fault": config_fault,
             "mesh_region_points": region_points,
             "mesh_inventory_faults": inventory_faults,
@@ -63,6 +66,29 @@ def differing(wanted: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[s
     link, neither for a directory; `found` is what the probe saw.
     """
     return [dict(item) for item in wanted if not _same(item, found.get(item["path"], {}))]
+
+
+def drift(items: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what is wrong at each of the differing *items*, as people read it; never what is in a file."""
+    return [_difference(item, found.get(item["path"], {})) for item in items]
+
+
+def _difference(item: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    path = item["path"]
+    if not there:
+        return f"{path} is missing"
+    if "target" in item:
+        return f"{path} does not point to {item['target']}"
+    wanted = f"{item.get('owner', 'root')} {item['mode']}"
+    if (found := f"{there.get('owner')} {there.get('mode')}") != wanted:
+        return f"{path} is {found}, not {wanted}"
+    return f"{path} was changed" if "content" in item else f"{path} is no directory"
+
+
+def found_digests(found: Mapping[str, Mapping[str, Any]], patterns: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the files on a host that match a pattern."""
+    paths = [path for path in found for pattern in patterns if fnmatch.fnmatch(path, pattern)]
+    return {path: found[path]["sha256"] for path in sorted(paths) if "sha256" in found[path]}
 
 
 def _same(item: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
