@@ -162,7 +162,7 @@ def _authority_fault(certificate: str, key: str) -> str:
 
 
 def advice(found: Mapping[str, Any], version: str) -> list[str]:
-    """Return what of a host is not as this version of MongoDB wants it; for a container nothing, it cannot change it."""
+    """Return what of a host is not as this version of MongoDB wants it; nothing for a container: it cannot change it."""
     if found["container"] != "none":
         return []
     host = found["host"]
