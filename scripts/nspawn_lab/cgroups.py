@@ -46,7 +46,7 @@ def pids(lab: Layout, short: str = "") -> set[int]:
         for file in (root / lab.name / short).rglob("cgroup.procs"):
             with contextlib.suppress(OSError):
                 found |= {int(pid) for pid in file.read_text(encoding="ascii").split()}
-    return found
+    return found - {0}  # how a process of another pid namespace is shown; to a kill(), 0 means ourselves
 
 
 def remove(lab: Layout, short: str = "") -> bool:

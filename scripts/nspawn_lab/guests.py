@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nspawn_lab import cgroups, keys, network
 from nspawn_lab.layout import Guest, LabError, Layout
-from nspawn_lab.processes import Record, children, descendants, enter, network_of, run, wait_until
+from nspawn_lab.processes import Record, children, descendants, enter, network_of, run, start_daemon, wait_until
 
 MEMORY_BYTES = 3 << 30  # a seat belt: six guests with a mongod each take 0.3 GB each
 BOOT_SECONDS = 90
@@ -51,21 +51,10 @@ def mount(lab: Layout, guest: Guest, image: Path, guests: list[Guest]) -> None:
 def start(lab: Layout, guest: Guest) -> None:
     """Start a guest in its own network; it boots while the caller does something else."""
     network.identity(lab.namespace(guest))
+    cgroups.remove(lab, guest.short)  # an nspawn whose supervisor was killed still runs, and holds the file system
     joins = " ".join(str(file) for file in cgroups.make(lab, guest.short, MEMORY_BYTES))
-    console = (lab.state(guest) / "console.log").open("ab")
-    with console:
-        process = subprocess.Popen(
-            ["sh", "-c", SUPERVISOR, "lab-guest", joins, *_nspawn(lab, guest)],
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            start_new_session=True,
-        )
-    record = Record.of(process.pid)
-    if record is None:
-        raise LabError(f"{guest.host} did not start; see {lab.state(guest)}/console.log")
-    record.write(lab.state(guest) / "supervisor.json")
+    words = ["sh", "-c", SUPERVISOR, "lab-guest", joins, *_nspawn(lab, guest)]
+    start_daemon(words, lab.state(guest) / "console.log").write(lab.state(guest) / "supervisor.json")
 
 
 def supervisor(lab: Layout, guest: Guest) -> Record | None:
@@ -142,6 +131,7 @@ def cut_power(lab: Layout, short: str) -> None:
                 child.end()
         wait_until(lambda: not any(child and child.alive for child in below), 10)
     cgroups.remove(lab, short)
+    _remove_traces(lab, short)
 
 
 def _nspawn(lab: Layout, guest: Guest) -> list[str]:
@@ -162,6 +152,15 @@ def _nspawn(lab: Layout, guest: Guest) -> list[str]:
         f"--hostname={guest.short}",
         "/usr/local/sbin/lab-init",  # instead of --boot: see image.INIT
     ]
+
+
+def _remove_traces(lab: Layout, short: str) -> None:
+    """Remove what an nspawn that was killed leaves in its own directories."""
+    nspawn, root = Path("/run/systemd/nspawn"), lab.run / "guests" / short / "root"
+    shutil.rmtree(nspawn / "propagate" / f"{lab.name}-{short}", ignore_errors=True)
+    if root.exists():
+        status = root.stat()
+        (nspawn / "locks" / f"inode-{status.st_dev}:{status.st_ino}").unlink(missing_ok=True)
 
 
 def _personalise(lab: Layout, guest: Guest, root: Path, guests: list[Guest]) -> None:
@@ -199,5 +198,6 @@ def _system_state(lab: Layout, guest: Guest) -> str:
 
 def _last_words(lab: Layout, guest: Guest) -> str:
     console = lab.state(guest) / "console.log"
-    lines = console.read_text(encoding="utf-8", errors="replace").splitlines() if console.exists() else []
-    return f"{lines[-1].strip() if lines else 'it said nothing'} (all of it: {console})"
+    text = console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it said nothing'} (all of it: {console})"

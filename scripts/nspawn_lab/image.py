@@ -76,7 +76,8 @@ def ensure(say: Callable[[str], None], mirror: str = MIRROR) -> Path:
 
 def clean(in_use: Callable[[Path], bool]) -> list[Path]:
     """Remove cached images that no lab has mounted; return them."""
-    unused = [tree for tree in CACHE.glob("*") if tree.is_dir() and not in_use(tree)]
+    with _lock():  # not one that is being built
+        unused = [tree for tree in CACHE.iterdir() if tree.is_dir() and not in_use(tree)]
     for tree in unused:
         shutil.rmtree(tree)
     return unused

@@ -16,7 +16,7 @@ def identity(namespace: str) -> tuple[int, int]:
     try:
         status = (NAMESPACES / namespace).stat()
     except OSError:
-        raise LabError(f"network namespace {namespace} is gone; run `scripts/lab down`, then `up`") from None
+        raise LabError(f"network namespace {namespace} is not there; run `scripts/lab up`") from None
     found = status.st_dev, status.st_ino
     hosts = {network_of("self")}
     with contextlib.suppress(PermissionError):  # a sandbox may hide the machine's first process
@@ -92,7 +92,14 @@ def names(lab: Layout) -> list[str]:
 
 
 def pids(namespace: str) -> list[int]:
-    """Return the processes in a namespace."""
+    """Return the processes in a namespace of the lab.
+
+    None, when the name leads to the network that we are in: whoever ends these would end every process of the machine.
+    """
+    try:
+        identity(namespace)
+    except LabError:
+        return []
     return [int(pid) for pid in run("ip", "netns", "pids", namespace, check=False).stdout.split()]
 
 

@@ -1,12 +1,10 @@
 """The apt repository that guests install MongoDB from, served in the control namespace."""
 
-import subprocess
 import sys
 from pathlib import Path
 
-from nspawn_lab import network
 from nspawn_lab.layout import CONTROL_ADDRESS, REPOSITORY_PORT, ROOT, LabError, Layout
-from nspawn_lab.processes import Record, run, wait_until
+from nspawn_lab.processes import Record, run, start_daemon, wait_until
 
 BUILDER = ROOT / "scripts/mongodb_repository"
 URL = f"http://{CONTROL_ADDRESS}:{REPOSITORY_PORT}/"
@@ -18,7 +16,7 @@ def directory(lab: Layout) -> Path:
 
 
 def serve(lab: Layout) -> None:
-    """Build the repository where the program for it is present, and serve it; does nothing when it is served."""
+    """Serve the repository, unless it is served; build it first (0.9 s) where the program for that is present."""
     record = Record.read(lab.run / "repository.json")
     if record and record.alive:
         return
@@ -30,23 +28,14 @@ def serve(lab: Layout) -> None:
 
 def _start(lab: Layout) -> None:
     server = [sys.executable, "-m", "http.server", "--bind", CONTROL_ADDRESS, str(REPOSITORY_PORT)]
-    with (lab.run / "repository.log").open("ab") as log:
-        process = subprocess.Popen(
-            ["ip", "netns", "exec", lab.control, *server],
-            cwd=directory(lab),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    record = Record.of(process.pid)
-    if record is None or not wait_until(lambda: _listens(lab) or process.poll() is not None, 20):
-        raise LabError(f"the apt repository is not served on {URL}; see {lab.run}/repository.log")
-    if process.poll() is not None:
-        raise LabError(f"the apt repository's server left with {process.returncode}; see {lab.run}/repository.log")
+    log = lab.run / "repository.log"
+    command = ["ip", "netns", "exec", lab.control, *server, "--directory", str(directory(lab))]
+    record = start_daemon(command, log)
     record.write(lab.run / "repository.json")
+    if not wait_until(lambda: _listens(lab) or not record.alive, 20) or not record.alive:
+        raise LabError(f"the apt repository is not served on {URL}; see {log}")
 
 
 def _listens(lab: Layout) -> bool:
     listening = run("ip", "netns", "exec", lab.control, "ss", "-Hltn", f"sport = :{REPOSITORY_PORT}", check=False)
-    return bool(listening.stdout.strip()) and network.identity(lab.control) is not None
+    return bool(listening.stdout.strip())

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from mesh.local.layout import HOST
+from mesh.local.layout import HOST, render
+from mesh.local.processes import Program
+from tests.system.meshes import free_ports, wait_until
 
 SECONDS = 20.0
 
@@ -125,3 +127,66 @@ def listening(port: int = 0) -> socket.socket:
     sock.bind((HOST, port))
     sock.listen(512)
     return sock
+
+
+class UnitMesh:
+    """Regions whose brokers and workers run as units, each broker on a socket that outlives it; places in memory."""
+
+    def __init__(self, directory: Path, *regions: str, workers: int = 2, activated: bool = True) -> None:
+        self.directory, self.regions, self.workers = directory, regions, workers
+        first = free_ports(len(regions))
+        self.endpoints = {name: f"tcp://{HOST}:{first + number}" for number, name in enumerate(regions)}
+        self.sockets = {name: listening(first + number) for number, name in enumerate(regions) if activated}
+        self.stores = {name: Program(f"store-{name}", "store", self._serve(name), directory / "stores.log")
+                       for name in regions}  # fmt: skip
+        self.brokers: dict[str, Unit] = {}
+        self.staff: dict[str, list[Unit]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            for name in self.regions:
+                self._start(name)
+            for name in self.regions:
+                text = f"peers={len(self.regions) - 1}/{len(self.regions) - 1} workers={self.workers}"
+                wait_until(lambda name=name, text=text: self.brokers[name].status.endswith(text), f"{name} is up")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for unit in [*self.brokers.values(), *(unit for staff in self.staff.values() for unit in staff)]:
+            unit.close()
+        for store in self.stores.values():
+            store.terminate()
+            store.wait(3.0)
+        for sock in self.sockets.values():
+            sock.close()
+
+    def logs(self) -> str:
+        """Return the end of every log, for a failed test's report."""
+        return "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(self.directory.glob("*.log")))
+
+    def _serve(self, name: str) -> list[str]:
+        return ["serve", "--listen", f"{self.directory}/{name}.store", "--region", name]
+
+    def _start(self, name: str) -> None:
+        self.stores[name].start()
+        file = self.directory / f"{name}.toml"
+        variables = {
+            "mesh_region": name,
+            "mesh_broker_listen": self.endpoints[name],
+            "mesh_broker_workers": f"ipc://{self.directory}/{name}.w",
+            "mesh_peers": {other: {"endpoint": at} for other, at in self.endpoints.items() if other != name},
+            "mesh_shards": {other: {"uri": f"memory://{self.directory}/{other}.store"} for other in self.regions},
+        }
+        file.write_text(render(variables), encoding="utf-8")
+        words = ["--config", str(file)]
+        self.brokers[name] = Unit(self.directory, f"broker-{name}", words, listener=self.sockets.get(name))
+        self.brokers[name].begin()
+        self.staff[name] = [
+            Unit(self.directory, f"worker-{name}-{number}", [*words, "--instance", str(number)])
+            for number in range(1, self.workers + 1)
+        ]
+        for worker in self.staff[name]:
+            worker.begin()
