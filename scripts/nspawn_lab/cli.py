@@ -69,7 +69,7 @@ def _down(lab: Layout, _: argparse.Namespace) -> int:
 
 def _deploy(lab: Layout, arguments: argparse.Namespace) -> int:
     """Build the wheelhouse where it is missing, then run ansible/site.yml against the hosts."""
-    control.prepare_playbook()
+    control.prepare_playbook(lab)
     os.chdir(ROOT / "ansible")
     return _replace(lab, arguments, ["ansible-playbook", "site.yml", *arguments.words])
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from nspawn_lab import cgroups, disks, guests, image, keys, network, repository
+from nspawn_lab import cgroups, control, disks, guests, image, keys, network, repository
 from nspawn_lab.layout import Guest, LabError, Layout
 from nspawn_lab.processes import Record, run, wait_until
 
@@ -135,6 +135,7 @@ def image_in_use(tree: Path) -> bool:
 
 def _prepare(lab: Layout, hosts: list[Guest], base: Path) -> None:
     keys.make(lab, hosts)
+    control.make_secrets(lab)
     network.make_control(lab)
     for guest in hosts:
         network.make_guest(lab, guest)

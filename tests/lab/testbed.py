@@ -207,7 +207,7 @@ class Testbed:
     ) -> PlaybookRun:
         """Run a playbook of ansible/ against the lab."""
         if not self._prepared:
-            control.prepare_playbook()
+            control.prepare_playbook(self.layout)
             self._prepared = True
         words = ["ansible-playbook", name, *arguments]
         done = self._control(words, ROOT / "ansible", timeout, {"ANSIBLE_NOCOLOR": "1"} | (env or {}))
