@@ -1,7 +1,6 @@
 """Running programs beside the guests, in the control namespace: playbooks, clients, ssh."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from nspawn_lab import network
@@ -47,8 +46,8 @@ def prepare_playbook(lab: Layout) -> None:
     if not PLAYBOOK.exists():
         raise LabError("there is no Ansible in .venv: run `make .venv/.dev`, or .venv/bin/pip install -e '.[deploy]'")
     make_secrets(lab)
-    if WHEELHOUSE.exists() and (code := subprocess.run([str(WHEELHOUSE)], cwd=ROOT, check=False).returncode):
-        raise LabError(f"scripts/wheelhouse left with {code}; the hosts need its wheels")
+    if WHEELHOUSE.exists():
+        run(PYTHON, WHEELHOUSE)
 
 
 def _secrets(lab: Layout) -> Path:
