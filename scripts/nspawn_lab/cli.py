@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nspawn_lab import guests, image, lifecycle, network, repository
+from nspawn_lab import control, guests, image, lifecycle, network, repository
 from nspawn_lab.layout import INVENTORY, ROOT, Guest, LabError, Layout, find, layout, read_guests
 
 ABOUT = """\
@@ -48,23 +48,14 @@ def main() -> NoReturn:
         sys.exit("lab: stopped; `scripts/lab down` removes what there is")
 
 
-def in_control(lab: Layout, command: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Return how to run a command in the control namespace: words and environment."""
-    network.identity(lab.control)
-    environment = dict(os.environ)
-    environment["PATH"] = f"{ROOT / '.venv/bin'}:{environment.get('PATH', os.defpath)}"
-    # Another lab's hosts have the same addresses: an ssh connection left open to those must not be found by this one.
-    environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(lab.run / "ssh/open")
-    environment["MESH_LAB"] = lab.name
-    return ["ip", "netns", "exec", lab.control, *command], environment
-
-
 def _up(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Make what is missing and boot what is off; what runs is left alone."""
     with lifecycle.alone(lab):
         lifecycle.up(lab, read_guests(arguments.inventory), _say, arguments.mirror)
 
 
 def _down(lab: Layout, _: argparse.Namespace) -> int:
+    """Stop and remove every host, with everything in it."""
     started = time.monotonic()
     with lifecycle.alone(lab):
         left = lifecycle.down(lab)
@@ -75,23 +66,25 @@ def _down(lab: Layout, _: argparse.Namespace) -> int:
 
 
 def _deploy(lab: Layout, arguments: argparse.Namespace) -> int:
-    if not (ROOT / "ansible/site.yml").exists():
-        raise LabError("there is no ansible/site.yml to deploy")
-    if not (ROOT / ".venv/bin/ansible-playbook").exists():
-        raise LabError("there is no Ansible in .venv: .venv/bin/pip install -e '.[deploy]'")
+    """Build the wheelhouse where it is missing, then run ansible/site.yml against the hosts."""
+    control.prepare_playbook()
     os.chdir(ROOT / "ansible")
-    return _replace(lab, ["ansible-playbook", "-i", str(arguments.inventory), "site.yml", *arguments.words])
+    return _replace(lab, arguments, ["ansible-playbook", "site.yml", *arguments.words])
 
 
 def _exec(lab: Layout, arguments: argparse.Namespace) -> int:
-    return _replace(lab, arguments.words or [os.environ.get("SHELL", "/bin/sh")])
+    """Run a program beside the hosts; without one, a shell."""
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    return _replace(lab, arguments, words or [os.environ.get("SHELL", "/bin/sh")])
 
 
 def _ssh(lab: Layout, arguments: argparse.Namespace) -> int:
-    return _replace(lab, ["ssh", f"root@{_guest(arguments).host}", *arguments.words])
+    """Log in to a host, or run a command in it."""
+    return _replace(lab, arguments, ["ssh", f"root@{_guest(arguments).host}", *arguments.words])
 
 
 def _status(lab: Layout, arguments: argparse.Namespace) -> int:
+    """Show what runs, and what failed in it."""
     hosts = [_describe(lab, guest) for guest in read_guests(arguments.inventory)]
     if arguments.json:
         print(json.dumps({"lab": lab.name, "image": str(image.path()), "repository": repository.URL, "hosts": hosts}))
@@ -117,6 +110,7 @@ def _describe(lab: Layout, guest: Guest) -> dict[str, Any]:
 
 
 def _start(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Boot a host that is off and wait until it is up."""
     guest = _guest(arguments)
     if not guests.is_mounted(lab.root(guest)):
         raise LabError(f"{guest.host} has never been up; run `scripts/lab up`")
@@ -126,19 +120,23 @@ def _start(lab: Layout, arguments: argparse.Namespace) -> None:
 
 
 def _poweroff(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Shut a host down in an orderly way; what it wrote stays."""
     guests.power_off(lab, _guest(arguments))
 
 
 def _cut(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Take a host off the power, without a shutdown; what it wrote stays."""
     guests.cut_power(lab, _guest(arguments).short)
 
 
 def _reboot(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Shut a host down and boot it."""
     guests.power_off(lab, _guest(arguments))
     _start(lab, arguments)
 
 
 def _link(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Pull a host's cable (down), plug it in (up), or make it bad in tc netem's words (delay 40ms loss 1%%)."""
     guest = _guest(arguments)
     words = arguments.words or ["up"]
     network.shape(lab, guest, [] if words[0] in {"up", "down"} else words)
@@ -146,6 +144,7 @@ def _link(lab: Layout, arguments: argparse.Namespace) -> None:
 
 
 def _clean(_: Layout, __: argparse.Namespace) -> None:
+    """Remove cached images that no lab uses."""
     for tree in image.clean(lifecycle.image_in_use):
         _say(f"removed {tree}")
 
@@ -173,8 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("lab", description=ABOUT, epilog=NOTES, formatter_class=form)
     parser.add_argument("-i", "--inventory", type=Path, default=INVENTORY, help="hosts [inventory/lab.yml]")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help="as above")
-    for name in _COMMANDS:
-        command = commands.add_parser(name)
+    for name, function in _COMMANDS.items():
+        command = commands.add_parser(name, description=function.__doc__)
         if name in _WITH_HOST:
             command.add_argument("host", help="ne, ne.example.net or its address")
         if name in _WITH_WORDS:
@@ -190,10 +189,8 @@ def _guest(arguments: argparse.Namespace) -> Guest:
     return find(read_guests(arguments.inventory), arguments.host)
 
 
-def _replace(lab: Layout, command: list[str]) -> int:
-    if command[:1] == ["--"]:
-        del command[0]
-    words, environment = in_control(lab, command)
+def _replace(lab: Layout, arguments: argparse.Namespace, words: list[str]) -> int:
+    words, environment = control.command(lab, words, arguments.inventory)
     sys.stdout.flush()
     os.execvpe(words[0], words, environment)
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from nspawn_lab import guests, lifecycle, network
-from nspawn_lab.cli import in_control
+from nspawn_lab import control, guests, lifecycle, network
 from nspawn_lab.layout import ROOT, Guest, LabError, Layout, find, read_guests
 
 RECAP = re.compile(r"^(?P<host>\S+)\s+: (?P<counts>ok=\d+.*)$")
@@ -89,6 +88,7 @@ class Testbed:
         self.layout = layout
         self.inventory = inventory
         self.guests = read_guests(inventory)
+        self._prepared = False
 
     # -- the lab itself --------------------------------------------------------------------------------------------
 
@@ -193,7 +193,10 @@ class Testbed:
         self, name: str, *arguments: str, check: bool = True, timeout: float = 900, env: dict[str, str] | None = None
     ) -> PlaybookRun:
         """Run a playbook of ansible/ against the lab."""
-        words = ["ansible-playbook", "-i", str(self.inventory), name, *arguments]
+        if not self._prepared:
+            control.prepare_playbook()
+            self._prepared = True
+        words = ["ansible-playbook", name, *arguments]
         done = self._control(words, ROOT / "ansible", timeout, {"ANSIBLE_NOCOLOR": "1"} | (env or {}))
         return PlaybookRun(*done).check() if check else PlaybookRun(*done)
 
@@ -218,7 +221,7 @@ class Testbed:
             words += ["--broker", broker]
         for option, value in options.items():
             words += [f"--{option.replace('_', '-')}"] + ([] if value is True else [str(value)])
-        command, environment = in_control(self.layout, words)
+        command, environment = control.command(self.layout, words, self.inventory)
         environment |= {"PYTHONPATH": str(ROOT)}
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
@@ -233,7 +236,7 @@ class Testbed:
         self, words: list[str], directory: Path, timeout: float, extra: dict[str, str]
     ) -> tuple[str, int, str, str, float]:
         started = time.monotonic()
-        command, environment = in_control(self.layout, words)
+        command, environment = control.command(self.layout, words, self.inventory)
         done = subprocess.run(
             command,
             cwd=directory,
