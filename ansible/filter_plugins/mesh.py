@@ -32,6 +32,7 @@ class FilterModule:
             "mesh_peers": peers,
             "mesh_host_port": host_port,
             "mesh_secret_files": secret_files,
+            "mesh_named_files": named_files,
             "mesh_content_digests": content_digests,
             "mesh_network_faults": network_faults,
             "mesh_nft_sets": nft_sets,
@@ -260,6 +261,11 @@ def secret_files(passwords: Mapping[str, str], directory: str) -> list[dict[str,
     """Return the files that credentials are loaded from, one for the shard of each region."""
     return [{"path": f"{directory}/shard.{region}.password", "mode": "0600", "content": password}
             for region, password in passwords.items()]  # fmt: skip
+
+
+def named_files(texts: Mapping[str, str], directory: str) -> list[dict[str, str]]:
+    """Return the files that hold *texts*, by their names below a directory."""
+    return [{"path": f"{directory}/{name}", "mode": "0644", "content": text} for name, text in texts.items()]
 
 
 def content_digests(files: Iterable[Mapping[str, Any]]) -> dict[str, str]:
