@@ -120,6 +120,8 @@ def _nspawn(lab: Layout, guest: Guest) -> list[str]:
         "--keep-unit",
         f"--network-namespace-path={network.NAMESPACES / lab.namespace(guest)}",
         "--capability=CAP_NET_ADMIN",  # the guest's own nftables; given by default only with --private-network
+        # mongod with TLS or accounts keeps secrets out of swap, and aborts where it may not lock memory.
+        "--system-call-filter=@memlock",
         "--link-journal=no",
         "--resolv-conf=off",
         "--timezone=off",
