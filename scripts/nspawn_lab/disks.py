@@ -71,7 +71,10 @@ def _mount(lab: Layout, guest: Guest) -> None:
     lower = ":".join(str(layer) for layer in layers)
     # volatile: guests' fsync costs nothing. Their data has to survive a guest's power cut, not the machine's.
     options = f"lowerdir={lower},upperdir={var}/upper,workdir={var}/work,volatile"
-    run("mount", "-t", "overlay", f"{lab.name}.{guest.short}", "-o", options, root)
+    done = run("mount", "-t", "overlay", f"{lab.name}.{guest.short}", "-o", options, root, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no reason"])[0]
+        raise LabError(f"cannot mount an overlay in {var} ({said}); inside a container, make that a volume: {lab.var}")
 
 
 def _personalise(lab: Layout, guest: Guest, guests: list[Guest]) -> None:

@@ -73,7 +73,8 @@ def wait_for(lab: Layout, guest: Guest, timeout_seconds: float = BOOT_SECONDS) -
         if state in {"running", "degraded"}:
             return failed_units(lab, guest)
         time.sleep(0.1)
-    raise LabError(f"{guest.host} has not booted after {timeout_seconds:.0f} s: {_last_words(lab, guest)}")
+    jobs = _jobs(lab, guest)
+    raise LabError(f"{guest.host} has not booted after {timeout_seconds:.0f} s{jobs}: {_last_words(lab, guest)}")
 
 
 def failed_units(lab: Layout, guest: Guest) -> list[str]:
@@ -166,6 +167,14 @@ def _system_state(lab: Layout, guest: Guest) -> str:
         return run_in(lab, guest, ["systemctl", "is-system-running"])[1].strip() or "booting"
     except (LabError, subprocess.TimeoutExpired):
         return "booting"
+
+
+def _jobs(lab: Layout, guest: Guest) -> str:
+    with contextlib.suppress(LabError, subprocess.TimeoutExpired):
+        _, output, _ = run_in(lab, guest, ["systemctl", "list-jobs", "--no-legend", "--plain"], timeout_seconds=10)
+        running = [line.split()[1] for line in output.splitlines() if line.endswith("running")]
+        return f", waiting for {', '.join(running)}" if running else ""
+    return ""
 
 
 def _last_words(lab: Layout, guest: Guest) -> str:

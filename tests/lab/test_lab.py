@@ -149,6 +149,12 @@ def test_the_watchdog_bites(lab: Testbed):
     assert result == "watchdog"
 
 
+def test_a_unit_may_lock_memory(lab: Testbed):
+    """As on a real host, within LimitMEMLOCK; nspawn alone forbids it, and a mongod with TLS then aborts."""
+    program = "import ctypes, sys; b = bytes(4096); sys.exit(-ctypes.CDLL(None).mlock(b, 4096))"
+    lab.run("ne", f"systemd-run --quiet --wait --collect -p LimitMEMLOCK=64K python3 -c '{program}'")
+
+
 def test_a_host_has_its_own_firewall(lab: Testbed):
     """A rule set of one host is not another's, nor this machine's."""
     lab.run("ne", "nft add table inet lab_test")
