@@ -70,7 +70,7 @@ class Link:
     ) -> None:
         self.core = AskCore(budget, random.random, " or ".join(targets))
         self.socket = sockets.dealer(context)
-        sockets.connecting(self.socket)
+        sockets.connecting(self.socket, sockets.CLIENT)
         self._targets, self._turn, self._patience = targets, 0, patience
         #: Since when we wait for a greeting; None while there is a session or nothing to wait for.
         self._waiting_since: float | None = None
@@ -79,6 +79,11 @@ class Link:
         self._broken = False
         self._turned = 0.0
         sockets.connect(self.socket, targets[0], "broker")
+
+    @property
+    def linked(self) -> bool:
+        """Whether there was a connection at the last look."""
+        return self._linked
 
     @property
     def target(self) -> str:
@@ -243,7 +248,8 @@ class Connection:
 def _wait(link: Link, wake: float | None) -> None:
     seconds = _LOOK_SECONDS if wake is None else wake - time.monotonic()
     if seconds > 0:
-        link.socket.poll(int(seconds * 1000) + 1, _POLLIN)
+        # A DEALER without a connection becomes writable when it gets one; with one it always is, and we would spin.
+        link.socket.poll(int(seconds * 1000) + 1, _POLLIN if link.linked else _POLLIN | _POLLOUT)
 
 
 def _abandon(link: Link, ids: Sequence[bytes]) -> None:

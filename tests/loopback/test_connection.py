@@ -50,6 +50,17 @@ def test_a_request_is_preceded_by_one_hello(start: Start) -> None:
     assert not write.flags & Flag.IDEMPOTENT
 
 
+def test_a_new_connection_costs_no_waiting(start: Start) -> None:
+    """The first question goes out when the connection is there, not at the next look."""
+    broker = start()
+    fastest = 1.0
+    for _ in range(5):
+        begin = time.monotonic()
+        ask(broker.endpoint)
+        fastest = min(fastest, time.monotonic() - begin)
+    assert fastest < 0.06
+
+
 def test_many_requests_go_out_at_once_and_come_back_in_order(start: Start) -> None:
     """Answers may arrive in any order; each stands where its request stood."""
     kept: list[tuple[bytes, Header, bytes]] = []
