@@ -3,13 +3,14 @@
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nspawn_lab import control, guests, image, lifecycle, network, repository
+from nspawn_lab import control, disks, guests, image, lifecycle, network, repository
 from nspawn_lab.layout import INVENTORY, ROOT, Guest, LabError, Layout, find, layout, read_guests
 
 ABOUT = """\
@@ -23,6 +24,7 @@ Bare Debian 12 hosts on this machine, to deploy the mesh on and to break it.
                                   run a command beside the hosts, where their names and addresses mean something
   scripts/lab poweroff ne         and `start ne`, `reboot ne`, `cut ne` (no shutdown, as if the plug was pulled)
   scripts/lab link ne down        pull a host's cable; `up` plugs it in; `link ne delay 40ms loss 1%` makes it a bad one
+  scripts/lab save NAME           remember the state of all hosts; `restore NAME` comes back to it in two seconds
   scripts/lab down                remove everything, also after a crash
   scripts/lab clean               remove cached images that no lab uses
 """
@@ -67,7 +69,7 @@ def _down(lab: Layout, _: argparse.Namespace) -> int:
 
 def _deploy(lab: Layout, arguments: argparse.Namespace) -> int:
     """Build the wheelhouse where it is missing, then run ansible/site.yml against the hosts."""
-    control.prepare_playbook()
+    control.prepare_playbook(lab)
     os.chdir(ROOT / "ansible")
     return _replace(lab, arguments, ["ansible-playbook", "site.yml", *arguments.words])
 
@@ -112,11 +114,9 @@ def _describe(lab: Layout, guest: Guest) -> dict[str, Any]:
 def _start(lab: Layout, arguments: argparse.Namespace) -> None:
     """Boot a host that is off and wait until it is up."""
     guest = _guest(arguments)
-    if not guests.is_mounted(lab.root(guest)):
+    if not disks.is_mounted(lab.root(guest)):
         raise LabError(f"{guest.host} has never been up; run `scripts/lab up`")
-    if guests.supervisor(lab, guest) is None:
-        guests.start(lab, guest)
-    lifecycle.wait_all(lab, [guest], _say)
+    lifecycle.start_all(lab, [guest], _say)
 
 
 def _poweroff(lab: Layout, arguments: argparse.Namespace) -> None:
@@ -136,11 +136,23 @@ def _reboot(lab: Layout, arguments: argparse.Namespace) -> None:
 
 
 def _link(lab: Layout, arguments: argparse.Namespace) -> None:
-    """Pull a host's cable (down), plug it in (up), or make it bad in tc netem's words (delay 40ms loss 1%%)."""
+    """Pull a host's cable (down), plug it in (up), or make it bad in tc netem's words (delay 40ms loss 1%)."""
     guest = _guest(arguments)
     words = arguments.words or ["up"]
     network.shape(lab, guest, [] if words[0] in {"up", "down"} else words)
     network.set_link(lab, guest, up=words[0] != "down")
+
+
+def _save(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Reboot every host and remember the state of all disks under a name, to come back to with `restore`."""
+    with lifecycle.alone(lab):
+        lifecycle.save(lab, read_guests(arguments.inventory), arguments.name, _say)
+
+
+def _restore(lab: Layout, arguments: argparse.Namespace) -> None:
+    """Boot every host with the disk that it had when `save` was called with this name."""
+    with lifecycle.alone(lab):
+        lifecycle.restore(lab, read_guests(arguments.inventory), arguments.name, _say)
 
 
 def _clean(_: Layout, __: argparse.Namespace) -> None:
@@ -161,6 +173,8 @@ _COMMANDS: dict[str, Callable[[Layout, argparse.Namespace], int | None]] = {
     "reboot": _reboot,
     "cut": _cut,
     "link": _link,
+    "save": _save,
+    "restore": _restore,
     "clean": _clean,
 }
 _WITH_HOST = {"ssh", "start", "poweroff", "reboot", "cut", "link"}
@@ -178,6 +192,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("host", help="ne, ne.example.net or its address")
         if name in _WITH_WORDS:
             command.add_argument("words", nargs=argparse.REMAINDER, help="passed on as they are")
+        if name in {"save", "restore"}:
+            command.add_argument("name", type=_word, help="letters, digits and -")
         if name == "up":
             command.add_argument("--mirror", default=image.MIRROR, help=f"Debian mirror [{image.MIRROR}]")
         if name == "status":
@@ -193,6 +209,12 @@ def _replace(lab: Layout, arguments: argparse.Namespace, words: list[str]) -> in
     words, environment = control.command(lab, words, arguments.inventory)
     sys.stdout.flush()
     os.execvpe(words[0], words, environment)
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z0-9-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} has something else than letters, digits and -")
+    return text
 
 
 def _say(text: str) -> None:

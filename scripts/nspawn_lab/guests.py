@@ -1,7 +1,6 @@
 """One guest: its file system, its start, its first process, its end."""
 
 import contextlib
-import secrets
 import shutil
 import signal
 import subprocess
@@ -9,9 +8,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from nspawn_lab import cgroups, keys, network
+from nspawn_lab import cgroups, network
 from nspawn_lab.layout import Guest, LabError, Layout
-from nspawn_lab.processes import Record, children, descendants, enter, network_of, run, start_daemon, wait_until
+from nspawn_lab.processes import Record, children, descendants, enter, network_of, start_daemon, wait_until
 
 MEMORY_BYTES = 3 << 30  # a seat belt: six guests with a mongod each take 0.3 GB each
 BOOT_SECONDS = 90
@@ -25,27 +24,6 @@ while :; do
   [ $? -eq 133 ] || exit 0
 done
 """
-
-
-def is_mounted(path: Path) -> bool:
-    """Tell whether something is mounted exactly here; other than os.path.ismount, also where the device is the same."""
-    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    return any(line.split()[4] == str(path) for line in lines)
-
-
-def mount(lab: Layout, guest: Guest, image: Path, guests: list[Guest]) -> None:
-    """Mount a guest's file system, a fresh one unless it is mounted already."""
-    root, var = lab.root(guest), lab.var / guest.short
-    if is_mounted(root):
-        return
-    # Not mounted means left behind by a machine that went down: the lab that knew this guest is no more.
-    shutil.rmtree(var, ignore_errors=True)
-    for directory in (root, var / "upper", var / "work"):
-        directory.mkdir(parents=True, exist_ok=True)
-    # volatile: guests' fsync costs nothing. Their data has to survive a guest's power cut, not the machine's.
-    options = f"lowerdir={image},upperdir={var}/upper,workdir={var}/work,volatile"
-    run("mount", "-t", "overlay", f"{lab.name}.{guest.short}", "-o", options, root)
-    _personalise(lab, guest, root, guests)
 
 
 def start(lab: Layout, guest: Guest) -> None:
@@ -95,7 +73,8 @@ def wait_for(lab: Layout, guest: Guest, timeout_seconds: float = BOOT_SECONDS) -
         if state in {"running", "degraded"}:
             return failed_units(lab, guest)
         time.sleep(0.1)
-    raise LabError(f"{guest.host} has not booted after {timeout_seconds:.0f} s: {_last_words(lab, guest)}")
+    jobs = _jobs(lab, guest)
+    raise LabError(f"{guest.host} has not booted after {timeout_seconds:.0f} s{jobs}: {_last_words(lab, guest)}")
 
 
 def failed_units(lab: Layout, guest: Guest) -> list[str]:
@@ -165,14 +144,6 @@ def _remove_traces(lab: Layout, short: str) -> None:
         (nspawn / "locks" / f"inode-{status.st_dev}:{status.st_ino}").unlink(missing_ok=True)
 
 
-def _personalise(lab: Layout, guest: Guest, root: Path, guests: list[Guest]) -> None:
-    (root / "etc/hostname").write_text(f"{guest.short}\n", encoding="ascii")
-    (root / "etc/hosts").write_text(keys.hosts_file(guests), encoding="ascii")
-    # An empty machine-id would make systemd treat each guest as a first boot and enable every preset.
-    (root / "etc/machine-id").write_text(f"{secrets.token_hex(16)}\n", encoding="ascii")
-    keys.install(lab, guest, root)
-
-
 def _is_first(pid: int) -> bool:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
@@ -196,6 +167,14 @@ def _system_state(lab: Layout, guest: Guest) -> str:
         return run_in(lab, guest, ["systemctl", "is-system-running"])[1].strip() or "booting"
     except (LabError, subprocess.TimeoutExpired):
         return "booting"
+
+
+def _jobs(lab: Layout, guest: Guest) -> str:
+    with contextlib.suppress(LabError, subprocess.TimeoutExpired):
+        _, output, _ = run_in(lab, guest, ["systemctl", "list-jobs", "--no-legend", "--plain"], timeout_seconds=10)
+        running = [line.split()[1] for line in output.splitlines() if line.endswith("running")]
+        return f", waiting for {', '.join(running)}" if running else ""
+    return ""
 
 
 def _last_words(lab: Layout, guest: Guest) -> str:

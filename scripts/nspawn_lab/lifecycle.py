@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from nspawn_lab import cgroups, guests, image, keys, network, repository
+from nspawn_lab import cgroups, control, disks, guests, image, keys, network, repository
 from nspawn_lab.layout import Guest, LabError, Layout
 from nspawn_lab.processes import Record, run, wait_until
 
@@ -53,12 +53,9 @@ def up(lab: Layout, hosts: list[Guest], say: Say, mirror: str = image.MIRROR) ->
     started = time.monotonic()
     base = image.ensure(say, mirror)
     _prepare(lab, hosts, base)
-    off = [guest for guest in hosts if guests.supervisor(lab, guest) is None]
-    for guest in off:
-        guests.start(lab, guest)
     repository.serve(lab)
-    wait_all(lab, hosts, say)
-    say(f"{len(hosts)} hosts are up, {len(off)} of them started, after {time.monotonic() - started:.1f} s")
+    off = start_all(lab, hosts, say)
+    say(f"{len(hosts)} hosts are up, {off} of them started, after {time.monotonic() - started:.1f} s")
 
 
 def wait_all(lab: Layout, hosts: list[Guest], say: Say) -> None:
@@ -67,6 +64,33 @@ def wait_all(lab: Layout, hosts: list[Guest], say: Say) -> None:
         for guest, failed in zip(hosts, pool.map(lambda g: guests.wait_for(lab, g), hosts), strict=True):
             if failed:
                 say(f"{guest.host} is degraded: {', '.join(failed)} failed")
+
+
+def save(lab: Layout, hosts: list[Guest], name: str, say: Say) -> None:
+    """Shut every guest down, put its disk aside under a name, boot it again."""
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        list(pool.map(lambda guest: guests.power_off(lab, guest), hosts))
+        list(pool.map(lambda guest: disks.save(lab, guest, name), hosts))
+    start_all(lab, hosts, say)
+
+
+def restore(lab: Layout, hosts: list[Guest], name: str, say: Say) -> None:
+    """Take the power from every guest and boot it with the disk that it had at `save`."""
+    for guest in hosts:
+        disks.require(lab, guest, name)
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        list(pool.map(lambda guest: guests.cut_power(lab, guest.short), hosts))
+        list(pool.map(lambda guest: disks.restore(lab, guest, name), hosts))
+    start_all(lab, hosts, say)
+
+
+def start_all(lab: Layout, hosts: list[Guest], say: Say) -> int:
+    """Boot the guests that are off, all at once, and wait for all of them; return how many were off."""
+    off = [guest for guest in hosts if guests.supervisor(lab, guest) is None]
+    for guest in off:
+        guests.start(lab, guest)
+    wait_all(lab, hosts, say)
+    return len(off)
 
 
 def down(lab: Layout) -> list[str]:
@@ -105,15 +129,17 @@ def mounts(lab: Layout) -> list[Path]:
 
 def image_in_use(tree: Path) -> bool:
     """Tell whether any lab has guests on a cached image."""
-    return f"lowerdir={tree}," in Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    words = Path("/proc/self/mountinfo").read_text(encoding="utf-8").replace(",", " ").replace(":", " ").split()
+    return str(tree) in words or f"lowerdir={tree}" in words
 
 
 def _prepare(lab: Layout, hosts: list[Guest], base: Path) -> None:
     keys.make(lab, hosts)
+    control.make_secrets(lab)
     network.make_control(lab)
     for guest in hosts:
         network.make_guest(lab, guest)
-        guests.mount(lab, guest, base, hosts)
+        disks.mount(lab, guest, base, hosts)
 
 
 def _end_strays(lab: Layout) -> None:

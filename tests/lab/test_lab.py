@@ -149,6 +149,12 @@ def test_the_watchdog_bites(lab: Testbed):
     assert result == "watchdog"
 
 
+def test_a_unit_may_lock_memory(lab: Testbed):
+    """As on a real host, within LimitMEMLOCK; nspawn alone forbids it, and a mongod with TLS then aborts."""
+    program = "import ctypes, sys; b = bytes(4096); sys.exit(-ctypes.CDLL(None).mlock(b, 4096))"
+    lab.run("ne", f"systemd-run --quiet --wait --collect -p LimitMEMLOCK=64K python3 -c '{program}'")
+
+
 def test_a_host_has_its_own_firewall(lab: Testbed):
     """A rule set of one host is not another's, nor this machine's."""
     lab.run("ne", "nft add table inet lab_test")
@@ -336,6 +342,30 @@ def test_down_never_ends_what_runs_on_this_machines_network(small_lab: Testbed):
 
     assert small_lab.down() == []
     assert not file.exists()
+
+
+def test_a_saved_state_comes_back(small_lab: Testbed):
+    """After `restore` every host has the disk of `save`: what was written, changed and removed since then is undone."""
+    small_lab.up()
+    identity = small_lab.read("a", "/etc/machine-id")
+    small_lab.run("a", "echo first >/root/kept; rm /etc/motd; mkdir /root/d; touch /root/d/x")
+    small_lab.save("one")
+    small_lab.run("a", "echo second >/root/kept; rm -r /root/d; touch /etc/motd")
+    small_lab.save("two")
+    small_lab.run("a", "echo third >/root/kept")
+
+    small_lab.restore("two")
+    second = small_lab.read("a", "/root/kept")
+    small_lab.restore("one")
+
+    assert second == "second\n"
+    assert small_lab.run("a", "cat /root/kept; ls /root/d; ls /etc/motd; true").stdout == "first\nx\n"
+    assert small_lab.read("a", "/etc/machine-id") == identity
+    assert small_lab.control("ssh", "root@a.example.net", "hostname").stdout == "a\n"
+    assert (small_lab.saved("one"), small_lab.saved("two")) == (True, False)
+    with pytest.raises(LabError, match="no saved state 'two'; there is one"):
+        small_lab.restore("two")
+    assert small_lab.state("a") == "running", "a wrong name stops nothing"
 
 
 def test_two_labs_run_side_by_side(lab: Testbed, small_lab: Testbed):

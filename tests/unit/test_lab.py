@@ -272,12 +272,13 @@ def test_words_after_a_command_are_passed_on(monkeypatch: pytest.MonkeyPatch):
 def test_a_playbook_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """`deploy` without playbooks, or without Ansible, says what to do."""
     monkeypatch.setattr(control, "ROOT", tmp_path)
+    monkeypatch.setattr(control, "PLAYBOOK", tmp_path / "ansible-playbook")
     with pytest.raises(LabError, match=r"no ansible/site\.yml"):
-        control.prepare_playbook()
+        control.prepare_playbook(Layout())
     (tmp_path / "ansible").mkdir()
     (tmp_path / "ansible/site.yml").touch()
     with pytest.raises(LabError, match=r"pip install -e"):
-        control.prepare_playbook()
+        control.prepare_playbook(Layout())
 
 
 # -- what tests read ---------------------------------------------------------------------------------------------------
