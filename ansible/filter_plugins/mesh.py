@@ -1,5 +1,6 @@
 """What the roles compute on the control node: names of releases, what differs, what a configuration would be refused for."""
 
+import fnmatch
 import hashlib
 import ipaddress
 import json
@@ -21,6 +22,8 @@ class FilterModule:
             "mesh_release_id": release_id,
             "mesh_fingerprint": fingerprint,
             "mesh_differing": differing,
+            "mesh_drift": drift,
+            "mesh_found_digests": found_digests,
             "mesh_config_fault": config_fault,
             "mesh_region_points": region_points,
             "mesh_inventory_faults": inventory_faults,
@@ -29,6 +32,7 @@ class FilterModule:
             "mesh_peers": peers,
             "mesh_host_port": host_port,
             "mesh_secret_files": secret_files,
+            "mesh_named_files": named_files,
             "mesh_content_digests": content_digests,
             "mesh_network_faults": network_faults,
             "mesh_nft_sets": nft_sets,
@@ -63,6 +67,29 @@ def differing(wanted: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[s
     link, neither for a directory; `found` is what the probe saw.
     """
     return [dict(item) for item in wanted if not _same(item, found.get(item["path"], {}))]
+
+
+def drift(items: Iterable[Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what is wrong at each of the differing *items*, as people read it; never what is in a file."""
+    return [_difference(item, found.get(item["path"], {})) for item in items]
+
+
+def _difference(item: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    path = item["path"]
+    if not there:
+        return f"{path} is missing"
+    if "target" in item:
+        return f"{path} does not point to {item['target']}"
+    wanted = f"{item.get('owner', 'root')} {item['mode']}"
+    if (found := f"{there.get('owner')} {there.get('mode')}") != wanted:
+        return f"{path} is {found}, not {wanted}"
+    return f"{path} was changed" if "content" in item else f"{path} is no directory"
+
+
+def found_digests(found: Mapping[str, Mapping[str, Any]], patterns: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the files on a host that match a pattern."""
+    paths = [path for path in found for pattern in patterns if fnmatch.fnmatch(path, pattern)]
+    return {path: found[path]["sha256"] for path in sorted(paths) if "sha256" in found[path]}
 
 
 def _same(item: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
@@ -234,6 +261,11 @@ def secret_files(passwords: Mapping[str, str], directory: str) -> list[dict[str,
     """Return the files that credentials are loaded from, one for the shard of each region."""
     return [{"path": f"{directory}/shard.{region}.password", "mode": "0600", "content": password}
             for region, password in passwords.items()]  # fmt: skip
+
+
+def named_files(texts: Mapping[str, str], directory: str) -> list[dict[str, str]]:
+    """Return the files that hold *texts*, by their names below a directory."""
+    return [{"path": f"{directory}/{name}", "mode": "0644", "content": text} for name, text in texts.items()]
 
 
 def content_digests(files: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -23,6 +23,7 @@ class FilterModule:
         """Return them."""
         return {
             "mesh_services_todo": todo,
+            "mesh_services_drift": drift,
             "mesh_services_before": before,
             "mesh_services_lineup": lineup,
             "mesh_services_status": status_text,
@@ -71,6 +72,20 @@ def link(found: Mapping[str, Any], home: str, name: str) -> str:
     """Return the release that `current` or `previous` names; nothing on a host that never had one."""
     target = found["paths"].get(f"{home}/{name}", {}).get("target", "")
     return str(target).rpartition("/")[2]
+
+
+def drift(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return what `todo` found to be done, as people read it."""
+    said = [f"unit {name} was changed" for name in found["units"]]
+    said += [f"unit {name} is too much" for name in [*found["surplus_units"], *found["disable"]]]
+    said += [f"{name} is not started at boot" for name in found["enable"]]
+    if found["flip"]:
+        said.append(f"release {found['former'] or 'none'} is current, not {wanted['release']}")
+    stale = [*([BROKER] if found["broker"] else []), *found["workers"]]
+    said += [f"{name} does not run as {wanted['release']}, {wanted['fingerprint']}" for name in stale]
+    words = {"reload": "systemd has not read its units anew", "target": f"{TARGET} is not active",
+             "socket": f"{SOCKET} is not active, or not at {wanted['listen']}"}  # fmt: skip
+    return said + [text for key, text in words.items() if found[key]]
 
 
 def before(found: Mapping[str, Any], home: str) -> dict[str, Any]:

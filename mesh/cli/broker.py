@@ -97,7 +97,7 @@ def _sockets(context: "zmq.Context[zmq.Socket[bytes]]", config: Config) -> dict[
     if config.broker.workers_tcp:
         sockets.bind(local, config.broker.workers_tcp, "broker.workers_tcp")
     back = sockets.router(context, routing_id=name)
-    sockets.connecting(back)
+    sockets.connecting(back, sockets.PEER)
     for peer, address in config.peers.items():
         sockets.connect(back, address.endpoint, f"peers.{peer}.endpoint")
     return {Link.FRONT: front, Link.BACK: back, Link.LOCAL: local}

@@ -67,7 +67,7 @@ def run(config: Config, file: Path, instance: str, service: Service) -> None:
     """Run a worker with any service; this is where to plug in your own."""
     context = zmq.Context()
     socket = sockets.dealer(context)
-    sockets.connecting(socket)
+    sockets.connecting(socket, sockets.WORKER)
     sockets.connect(socket, config.broker.workers.replace("tcp://*", "tcp://127.0.0.1"), "broker.workers")
     core = WorkerCore(_settings(config, file, instance, service.name), monotonic())
     loop = Loop(core, {Link.LOCAL: socket}, log.line)

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Sequence
 from msgspec.structs import replace
 
 from mesh.client import cursor, merge
-from mesh.core.asking import StaleMap
+from mesh.core.refused import StaleMap
 from mesh.errors import (
     Busy,
     DeadlineExceeded,

@@ -12,7 +12,7 @@ import msgspec
 
 from mesh import validate
 from mesh.client.plan import Ask, Reply, get, locate, prefix
-from mesh.core.asking import StaleMap
+from mesh.core.refused import StaleMap
 from mesh.errors import Conflict, InvalidRequest, MeshError, NotFound, RemoteProtocolError
 from mesh.model import (
     SHAPED_HINT,

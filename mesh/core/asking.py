@@ -6,7 +6,14 @@ send, with a HELLO in front when the broker does not know us; `received` takes w
 
 - waiting to be sent (in the queue), or on its way, or waiting out a refusal (in the heap until it is due);
 - sent again for free after NO_SESSION, and when the link was lost under it if running it twice does no harm;
-- sent again at a price (`mesh.core.retry`) after BUSY.
+- sent again at a price (`mesh.core.retry`) after BUSY;
+- held while the broker leaves (DRAIN, a refusal for DRAINING, GOODBYE): answers still come, but nothing goes out except
+  a HELLO now and then, until a WELCOME says that somebody is there or the link is lost and comes back.
+
+A write waits for a WELCOME: a connection alone may be the kernel's, which takes it for a broker that is not there.
+
+A broker that was replaced says WELCOME with another epoch: what was on its way to the former one is lost, even if
+nobody saw the link break.
 
 What belongs to no job, such as the late answer of one that was given up, is ignored.
 """
@@ -18,12 +25,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mesh.core import retry
+from mesh.core.gate import Gate
+from mesh.core.refused import refusal
 from mesh.errors import (
     Busy,
     DeadlineExceeded,
     InvalidRequest,
     MeshError,
-    ProtocolError,
     RegionUnavailable,
     RemoteProtocolError,
     from_dict,
@@ -41,13 +49,6 @@ _MAX_GREETINGS = 5
 _READS = frozenset(
     {"nearest", "within_radius", "within_box", "within_polygon", "intersects", "find", "count", "get", "get_many"}
 )
-
-
-class StaleMap(ProtocolError):
-    """The broker has another region map; nothing was done. Fetch the map and plan anew."""
-
-    code = "stale_map"
-    retryable = True
 
 
 class Request(NamedTuple):
@@ -87,6 +88,8 @@ class _Job:
     on_its_way: bool = False
     attempt: int = 0
     greetings: int = 0
+    #: Which of our sessions with brokers it was sent in.
+    session: int = 0
 
 
 class AskCore:
@@ -104,8 +107,16 @@ class AskCore:
         self._dice = dice
         self._greeted = False
         self._linked = False
+        #: Counts our HELLOs; the number at the last WELCOME, and the epoch it told.
+        self._session = self._session_welcomed = 0
+        self._epoch = ""
+        self._gate = Gate()
+        #: Whether to say HELLO although the gate is closed, and what the broker said when it closed.
+        self._probe = False
+        self._farewell = ""
         self._jobs: dict[bytes, _Job] = {}
         self._queue: deque[_Job] = deque()
+        self._for_welcome: list[_Job] = []
         self._cancels: list[bytes] = []
         self._times: list[tuple[float, bytes]] = []
 
@@ -124,7 +135,10 @@ class AskCore:
     def abandon(self, job_id: bytes) -> None:
         """Forget a job nobody waits for any more, and tell the broker."""
         job = self._jobs.pop(job_id, None)
-        if job is not None and job.on_its_way and job.request.kind == Kind.REQUEST:
+        if job is None or not job.on_its_way:
+            return
+        self._gate.ended()
+        if job.request.kind == Kind.REQUEST:
             self._cancels.append(job_id)
 
     def lost(self) -> None:
@@ -132,14 +146,13 @@ class AskCore:
         self._linked = self._greeted = False
         self.welcome = None
         self._cancels.clear()
-        for job in list(self._jobs.values()):
-            if job.on_its_way and not job.request.flags & Flag.IDEMPOTENT:
-                self._finish(job, RegionUnavailable(f"lost {self.brokers}; the write may or may not have happened"))
-            elif job.on_its_way:
-                self._enqueue(job)
+        self._take_up_writes()
+        self._lose([job for job in self._jobs.values() if job.on_its_way])
+        self._gate.open()
 
     def tick(self, now: float) -> None:
         """End the jobs whose time is up and take up those whose wait is over."""
+        self._probe = self._gate.probe_due(now)
         while self._times and self._times[0][0] <= now:
             job = self._jobs.get(heapq.heappop(self._times)[1])
             if job is None:
@@ -154,11 +167,16 @@ class AskCore:
         self._linked = True
         frames = [self._frame(Request(int(Kind.CANCEL)), job_id) for job_id in self._cancels]
         self._cancels.clear()
-        if not self._greeted and self._queue:
+        if self._queue and (self._probe if self._gate.closed else not self._greeted):
             self._greeted = True
+            self._session += 1
             frames.append(self._frame(Request(int(Kind.HELLO), body=_HELLO)))
-        while self._queue:
+            if self._gate.closed:
+                self._hold(now)
+        while self._queue and self._gate.has_room:
             frames += self._start(self._queue.popleft(), now)
+        if not (self._queue or self._for_welcome):
+            self._gate.settle()
         return frames
 
     def farewell(self) -> bytes | None:
@@ -179,6 +197,13 @@ class AskCore:
             self._refused(fields, body.decode_text(frame[header.SIZE :]), now)
         elif fields.kind == Kind.WELCOME:
             self._welcomed(frame)
+        elif fields.kind == Kind.DRAIN:
+            self._hold(now)
+        elif fields.kind == Kind.GOODBYE:
+            # Whoever hears this late, having been idle, may ask at once whether somebody else is there by now.
+            self._greeted, self.welcome = False, None
+            self._hold(now)
+            self._gate.probe()
 
     # -- what the driver asks --------------------------------------------------------------------------------------
 
@@ -190,7 +215,17 @@ class AskCore:
     @property
     def wants_to_send(self) -> bool:
         """Whether `frames` would return any."""
-        return bool(self._queue or self._cancels)
+        return bool(self._cancels or (self._queue and (self._gate.has_room or self._probe)))
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the broker is about to go, or has gone and may have been replaced."""
+        return self._gate.closed
+
+    @property
+    def must_stay(self) -> bool:
+        """Whether a write is on its way: going to another broker now would leave its fate unknown."""
+        return any(job.on_its_way and not job.request.flags & Flag.IDEMPOTENT for job in self._jobs.values())
 
     def next_time(self) -> float | None:
         """Return when `tick` has something to do, None if never."""
@@ -203,7 +238,11 @@ class AskCore:
     def _start(self, job: _Job, now: float) -> list[bytes]:
         if job.id not in self._jobs:
             return []
-        job.on_its_way = True
+        if self.welcome is None and not job.request.flags & Flag.IDEMPOTENT:
+            self._for_welcome.append(job)
+            return []
+        job.on_its_way, job.session = True, self._session
+        self._gate.sent()
         if job.request.kind == Kind.HELLO:
             if self.welcome is not None:
                 self._finish(job, self.welcome)
@@ -218,12 +257,35 @@ class AskCore:
         )  # fmt: skip
         return header.encode(fields, request.body)
 
+    def _hold(self, now: float) -> None:
+        self._take_up_writes()
+        self._probe = False
+        self._gate.close(now, self._dice())
+
+    def _take_up_writes(self) -> None:
+        self._queue.extend(self._for_welcome)
+        self._for_welcome.clear()
+
+    def _lose(self, jobs: list[_Job]) -> None:
+        """Ask again what may run twice; say of the rest that its fate is unknown."""
+        for job in jobs:
+            if job.request.flags & Flag.IDEMPOTENT:
+                self._enqueue(job)
+            else:
+                self._finish(job, RegionUnavailable(f"lost {self.brokers}; the write may or may not have happened"))
+
     def _enqueue(self, job: _Job) -> None:
-        job.due, job.on_its_way = None, False
+        self._back(job)
         self._queue.append(job)
+
+    def _back(self, job: _Job) -> None:
+        if job.on_its_way:
+            self._gate.ended()
+        job.due, job.on_its_way = None, False
 
     def _finish(self, job: _Job, outcome: Outcome) -> None:
         if self._jobs.pop(job.id, None) is not None:
+            self._back(job)
             self.done.append((job.id, outcome))
 
     def _fail_all(self, error: MeshError) -> None:
@@ -233,9 +295,11 @@ class AskCore:
     def _expire(self, job: _Job) -> None:
         region = header.region_name(job.request.region)
         self.abandon(job.id)
-        if self._linked:
+        if self.leaving and not job.on_its_way:
+            error: MeshError = Busy(f"{self.brokers}: {self._farewell or 'shutting down'}")
+        elif self._linked:
             of = f" of region {region}" if region else ""
-            error: MeshError = DeadlineExceeded(f"no answer{of} from {self.brokers} within the time given")
+            error = DeadlineExceeded(f"no answer{of} from {self.brokers} within the time given")
         else:
             error = RegionUnavailable(
                 f"cannot reach {self.brokers}: is mesh-broker running there?", regions=[region] if region else []
@@ -250,6 +314,13 @@ class AskCore:
         except InvalidRequest as error:
             self._fail_all(RemoteProtocolError(f"{self.brokers} greets us with nonsense: {error}"))
             return
+        if self._epoch not in {"", self.welcome.epoch}:
+            former = self._session_welcomed
+            self._lose([job for job in self._jobs.values() if job.on_its_way and job.session <= former])
+        self._epoch, self._session_welcomed = self.welcome.epoch, self._session
+        if self._gate.closed:
+            self._gate.open()
+        self._take_up_writes()
         for job in [job for job in self._jobs.values() if job.request.kind == Kind.HELLO]:
             self._finish(job, self.welcome)
 
@@ -274,11 +345,16 @@ class AskCore:
             self._fail_all(RemoteProtocolError(f"{self.brokers} refuses protocol version {spoken}: {text}"))
         elif fields.reason == Reason.NO_SESSION:
             self._forgotten(fields.job)
+        elif fields.reason == Reason.DRAINING:
+            self._farewell = text
+            self._hold(now)
+            if (job := self._jobs.get(fields.job)) is not None:
+                self._enqueue(job)
         elif (job := self._jobs.get(fields.job)) is not None:
-            if fields.reason in {Reason.BUSY, Reason.NO_CREDIT, Reason.DRAINING}:
+            if fields.reason in {Reason.BUSY, Reason.NO_CREDIT}:
                 self._pushed_back(job, fields, text, now)
             else:
-                self._finish(job, self._refusal(job, fields.reason, text))
+                self._finish(job, refusal(self.brokers, header.region_name(job.request.region), fields.reason, text))
 
     def _forgotten(self, job_id: bytes) -> None:
         # The broker restarted, or dropped us after a long silence: nothing was done, so saying hello again is free.
@@ -297,35 +373,17 @@ class AskCore:
         retry_after = None if unknown else fields.budget_ms / 1000
         job.attempt += 1
         due = now + retry.backoff(min(job.attempt, 8), self._dice(), retry_after)
-        if fields.flags & Flag.NO_RETRY or due >= job.deadline or not self._may_retry(job, fields.reason):
+        if fields.flags & Flag.NO_RETRY or due >= job.deadline or not self._may_retry(job):
             message = f"{self.brokers}: {text or 'too busy'}"
             self._finish(job, Busy(message, retry_after=retry_after))
             return
-        job.due, job.on_its_way = due, False
+        self._back(job)
+        job.due = due
         heapq.heappush(self._times, (due, job.id))
 
-    def _may_retry(self, job: _Job, reason: int) -> bool:
-        if reason == Reason.DRAINING:
-            # It is leaving, not overloaded: soon the link is lost, and then its successor or the next broker answers.
-            return True
+    def _may_retry(self, job: _Job) -> bool:
         self._budget.refused()
         return job.attempt < retry.MAX_ATTEMPTS and self._budget.allows_retry()
-
-    def _refusal(self, job: _Job, reason: int, text: str) -> MeshError:
-        region = header.region_name(job.request.region)
-        name = Reason(reason).name.lower() if reason in set(Reason) else str(reason)
-        message = text or f"{self.brokers} refuses: {name}"
-        if reason == Reason.STALE_MAP:
-            return StaleMap(message)
-        if reason in {Reason.EXPIRED, Reason.CANCELLED}:
-            return DeadlineExceeded(message)
-        if reason in {Reason.REGION_UNAVAILABLE, Reason.WORKER_LOST}:
-            return RegionUnavailable(message, regions=[region] if region else [])
-        if reason == Reason.UNKNOWN_REGION:
-            return InvalidRequest(message, field="region")
-        if reason == Reason.TOO_LARGE:
-            return InvalidRequest(message, field="body", hint="ask or write less at a time")
-        return RemoteProtocolError(message, reason=name)
 
 
 _HELLO = body.encode(body.Hello(role="client"))

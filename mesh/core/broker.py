@@ -22,6 +22,11 @@ from mesh.protocol.session import Role, State, follow, refusal
 
 #: Seconds between sweeps of the outstanding table; deadlines are kept to this.
 SWEEP_SECONDS = 0.02
+#: A drain ends when no request has come for so many seconds: as long as what was sent before its sender knew of the
+#: drain may be on its way. A connection that is closed with requests in it leaves the fate of writes unknown.
+QUIET_SECONDS = 0.1
+#: But those who go on asking cannot keep a broker longer than this, in seconds.
+LONGEST_QUIET_SECONDS = 1.0
 
 # An IntEnum's member compares slower than the plain number.
 _FRONT, _LOCAL = int(Link.FRONT), int(Link.LOCAL)
@@ -44,6 +49,9 @@ class BrokerCore:
         self._next_beat = now
         self._next_sweep = now
         self._drain_until: float | None = None
+        #: In a drain: since when, since when no request has come, and how many had come by then.
+        self._drain_from = self._quiet_from = now
+        self._requests = 0
         self._client_kinds: dict[int, _ClientHandler] = {
             Kind.HELLO: self._client_hello,
             Kind.CANCEL: lambda sender, _frame, head, _now: self.jobs.cancel(sender, head.job),
@@ -108,7 +116,7 @@ class BrokerCore:
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
             self._beat(now)
-        if self._drain_until is not None and (self.jobs.idle or now >= self._drain_until):
+        if self._drain_until is not None and ((self.jobs.idle and self._quiet(now)) or now >= self._drain_until):
             self._leave()
 
     def wake_at(self) -> float:
@@ -120,9 +128,12 @@ class BrokerCore:
         """Refuse new jobs, finish those that are here, say goodbye, and `Stop`."""
         if self._drain_until is None:
             self._drain_until = now + self.settings.grace
+            self._drain_from = self._quiet_from = now
+            self._requests = self.jobs.count["requests"]
             self.jobs.draining = True
             self.out.log("info", "draining", jobs=len(self.jobs.outstanding))
             self.neighbours.announce_drain()
+            self._tell_clients(Kind.DRAIN)
 
     def status(self, now: float) -> dict[str, object]:
         """Return everything an operator may want to see."""
@@ -238,7 +249,9 @@ class BrokerCore:
         except InvalidRequest as error:
             self._garbage(Link.FRONT, sender, Reason.MALFORMED, f"HELLO: {error}", now)
             return
-        if hello.role != "client":
+        if self.jobs.draining:
+            self._refuse(Link.FRONT, sender, head, Reason.DRAINING, "this broker is shutting down")
+        elif hello.role != "client":
             self._refuse(
                 Link.FRONT, sender, head, Reason.UNEXPECTED, "a peer must bear its region's name as routing id"
             )
@@ -297,10 +310,23 @@ class BrokerCore:
         self.clients.expire(now)
         self.neighbours.beat(now)
 
+    def _quiet(self, now: float) -> bool:
+        """Whether no request has come for a while."""
+        requests = self.jobs.count["requests"]
+        if requests != self._requests:
+            self._requests, self._quiet_from = requests, now
+        return now >= min(self._quiet_from + QUIET_SECONDS, self._drain_from + LONGEST_QUIET_SECONDS)
+
+    def _tell_clients(self, kind: Kind) -> None:
+        frame = encode(Header(kind=kind, job=NO_JOB))
+        for client in list(self.clients.heard):
+            self.out.send(Link.FRONT, client, frame)
+
     def _leave(self) -> None:
         goodbye = encode(Header(kind=Kind.GOODBYE, job=NO_JOB))
         for worker in self.jobs.workers:
             self.out.send(Link.LOCAL, worker.id, goodbye)
         self.neighbours.leave(goodbye)
+        self._tell_clients(Kind.GOODBYE)
         self.out.log("info", "drained", unfinished=len(self.jobs.outstanding))
         self.out.actions.append(Stop())

@@ -29,6 +29,10 @@ from mesh.protocol.session import State
 #: Refusals of a spilled job that cost nothing: it never started, so its own region serves it after all.
 _FREE_REFUSALS = frozenset({Reason.NO_CREDIT, Reason.BUSY, Reason.DRAINING, Reason.NO_SESSION})
 
+#: A broker without workers keeps so many queues full of jobs: it has just come up, its workers are about to find it,
+#: and a crowd that waited for it is there already. Their deadlines bound what waits if none come.
+UNSTAFFED_QUEUES = 16
+
 
 class Dispatcher:
     """The outstanding table and the decisions about its jobs."""
@@ -97,10 +101,12 @@ class Dispatcher:
         waiting = self.waiting
         if not (waiting.own or waiting.again) and self._place(job, now):
             return
-        if self.waiting.full:
+        if waiting.full and (self.workers.slots or waiting.local >= UNSTAFFED_QUEUES * waiting.limit):
             self.count["busy"] += 1
-            wait = self.workers.expected_wait(self.waiting.local)
-            self.end(job, Reason.BUSY, f"the queue of {self.settings.region} is full", retry_after=wait)
+            wait = self.workers.expected_wait(waiting.local)
+            # Without workers the wait is infinite, which says nothing about when some will come.
+            after = wait if isfinite(wait) else None
+            self.end(job, Reason.BUSY, f"the queue of {self.settings.region} is full", retry_after=after)
         else:
             self.count["queued"] += 1
             self.waiting.own.append(job)

@@ -24,6 +24,8 @@ from mesh.protocol.header import (
 )
 from mesh.protocol.refusal import nack
 
+#: Seconds between two READYs while the broker does not answer: a new one has jobs that wait for us.
+READY_SECONDS = 0.05
 #: The only address a DEALER has.
 BROKER = b""
 
@@ -52,6 +54,10 @@ class WorkerCore:
         return self._welcomed
 
     @property
+    def _interval(self) -> float:
+        return self.settings.heartbeat if self._welcomed else min(self.settings.heartbeat, READY_SECONDS)
+
+    @property
     def _idle(self) -> bool:
         return not (self._running or self._waiting)
 
@@ -77,10 +83,11 @@ class WorkerCore:
         """Ignore a message of more than one part."""
         self.out.log_rarely(now, "warning", "garbage from the broker", why=f"{parts} parts")
 
-    def undeliverable(self, _link: int, _to: bytes, frame: bytes, _now: float) -> None:
+    def undeliverable(self, _link: int, _to: bytes, frame: bytes, now: float) -> None:
         """Note that the broker is away: it requeues what it gave, so an answer that cannot be sent is no loss."""
         if self._welcomed and peek(frame).kind != Kind.GOODBYE:
             self._welcomed = False
+            self._next_beat = now + self._interval
             self.out.log("warning", "broker unreachable", unanswered=len(self._running))
 
     def finished(self, job: bytes, content: bytes, seconds: float, now: float) -> None:
@@ -97,9 +104,9 @@ class WorkerCore:
     def tick(self, now: float) -> None:
         """Say READY until welcomed, then a heartbeat each interval; end the drain when all is done."""
         if now >= self._next_beat:
-            self._next_beat = now + self.settings.heartbeat
             if now - self._heard > self.settings.heartbeat * self.settings.liveness:
                 self._welcomed = False
+            self._next_beat = now + self._interval
             self._beat()
         if self._drain_until is not None and (self._idle or now >= self._drain_until):
             self._send(Header(kind=Kind.GOODBYE))
@@ -156,9 +163,11 @@ class WorkerCore:
     def _turned_away(self, head: Header, frame: bytes, now: float) -> None:
         """Introduce oneself again: the broker does not know this worker, it has restarted or is about to."""
         self._welcomed = False
+        self._next_beat = now + self._interval
         if head.kind == Kind.NACK and head.reason == Reason.NO_SESSION:
             self._ready()
         elif head.kind == Kind.NACK:
+            self._next_beat = now + self.settings.heartbeat
             self.out.log_rarely(now, "error", "broker refuses us", text=body.decode_text(frame[SIZE:]))
 
     def _beat(self) -> None:

@@ -1,4 +1,4 @@
-"""A client's connection to the mesh: one broker at a time, and the next of the list when that one is gone.
+"""A client's connection to the mesh: one broker at a time, and the next of the list when that one leaves or is gone.
 
 Theory of operation. A `Link` is one DEALER and one `AskCore`; `pump` moves whatever can move without waiting. It learns
 that a connection is gone from POLLOUT: with IMMEDIATE=1 a DEALER without a finished connection is not writable. Two
@@ -70,12 +70,20 @@ class Link:
     ) -> None:
         self.core = AskCore(budget, random.random, " or ".join(targets))
         self.socket = sockets.dealer(context)
-        sockets.connecting(self.socket)
+        sockets.connecting(self.socket, sockets.CLIENT)
         self._targets, self._turn, self._patience = targets, 0, patience
         #: Since when we wait for a greeting; None while there is a session or nothing to wait for.
         self._waiting_since: float | None = None
         self._linked = False
+        #: Whether a connection broke that we had; when we last went to another broker.
+        self._broken = False
+        self._turned = 0.0
         sockets.connect(self.socket, targets[0], "broker")
+
+    @property
+    def linked(self) -> bool:
+        """Whether there was a connection at the last look."""
+        return self._linked
 
     @property
     def target(self) -> str:
@@ -119,6 +127,7 @@ class Link:
     def _notice(self, *, linked: bool) -> None:
         if self._linked and not linked:
             self.core.lost()
+            self._broken = True
         self._linked = linked
 
     def _send(self, now: float) -> None:
@@ -131,22 +140,31 @@ class Link:
 
     def _next_look(self, now: float) -> float | None:
         if self.core.idle:
-            self._waiting_since = None
+            self._waiting_since, self._broken = None, False
             return None
-        if self.core.welcome is not None:
-            self._waiting_since = None
-        elif self._waiting_since is None:
-            self._waiting_since = now
-        elif now - self._waiting_since >= self._patience and len(self._targets) > 1:
+        if self._gives_up(now) and len(self._targets) > 1:
             self._turn_to_next(now)
         times = (now + _LOOK_SECONDS, self.core.next_time())
         return min(at for at in times if at is not None)
+
+    def _gives_up(self, now: float) -> bool:
+        """Whether another broker is a better bet than the one in use."""
+        leaves = self.core.leaving and not self.core.must_stay
+        if self.core.welcome is not None and not leaves:
+            self._waiting_since, self._broken = None, False
+            return False
+        if self._broken or leaves:
+            return now - self._turned >= _LOOK_SECONDS  # lest we run in circles when all of them leave
+        if self._waiting_since is None:
+            self._waiting_since = now
+        return now - self._waiting_since >= self._patience
 
     def _turn_to_next(self, now: float) -> None:
         self.socket.disconnect(self.target)
         self._turn = (self._turn + 1) % len(self._targets)
         sockets.connect(self.socket, self.target, "broker")
-        self._linked, self._waiting_since = False, now
+        self._linked = self._broken = False
+        self._waiting_since = self._turned = now
         self.core.lost()
 
 
@@ -230,7 +248,8 @@ class Connection:
 def _wait(link: Link, wake: float | None) -> None:
     seconds = _LOOK_SECONDS if wake is None else wake - time.monotonic()
     if seconds > 0:
-        link.socket.poll(int(seconds * 1000) + 1, _POLLIN)
+        # A DEALER without a connection becomes writable when it gets one; with one it always is, and we would spin.
+        link.socket.poll(int(seconds * 1000) + 1, _POLLIN if link.linked else _POLLIN | _POLLOUT)
 
 
 def _abandon(link: Link, ids: Sequence[bytes]) -> None:

@@ -1,16 +1,20 @@
 """The client's connections over real sockets, against a broker of thirty lines that does what each test says."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mesh.core.asking import Outcome, Request, StaleMap, admin, request
+from mesh.core.asking import Outcome, Request, admin, request
+from mesh.core.refused import StaleMap
 from mesh.errors import Busy, DeadlineExceeded, InvalidRequest, LocalProtocolError, ProtocolError, RegionUnavailable
 from mesh.model import Counted, Delete, Failed, Find, Get
 from mesh.protocol import body, header
 from mesh.protocol.header import Flag, Header, Kind, Reason
+from mesh.protocol.refusal import nack
+from mesh.transport.aio import AsyncConnection
 from mesh.transport.connection import Connection, endpoint
 from tests.loopback.fake_broker import FakeBroker, Start, refuse, reply, silence, wait_until
 
@@ -44,6 +48,17 @@ def test_a_request_is_preceded_by_one_hello(start: Start) -> None:
     assert 1000 < read.budget_ms <= 2000
     assert read.flags & Flag.IDEMPOTENT
     assert not write.flags & Flag.IDEMPOTENT
+
+
+def test_a_new_connection_costs_no_waiting(start: Start) -> None:
+    """The first question goes out when the connection is there, not at the next look."""
+    broker = start()
+    fastest = 1.0
+    for _ in range(5):
+        begin = time.monotonic()
+        ask(broker.endpoint)
+        fastest = min(fastest, time.monotonic() - begin)
+    assert fastest < 0.06
 
 
 def test_many_requests_go_out_at_once_and_come_back_in_order(start: Start) -> None:
@@ -257,6 +272,67 @@ def test_the_next_broker_of_the_list_answers(start: Start, free_endpoint: str) -
     mute.welcomes = False
     assert ask([free_endpoint, well.endpoint], timeout=3.0) == [Counted(1)]
     assert ask([mute.endpoint, well.endpoint], timeout=3.0) == [Counted(2)]
+
+
+def test_a_broker_that_leaves_is_left_for_the_next_of_the_list(start: Start) -> None:
+    """At once, without the patience that a silent one gets, and with what it refused."""
+    leaving, well = start(refuse(Reason.DRAINING, "shutting down")), start()
+    begin = time.monotonic()
+    connection = Connection([leaving.endpoint, well.endpoint], patience=30.0)
+    assert connection.ask([FIND, request("ne", Delete("x"))], 5.0) == [Counted(1), Counted(2)]
+    connection.close()
+    assert time.monotonic() - begin < 1.0
+
+
+def test_a_write_that_a_leaving_broker_has_is_waited_for(start: Start) -> None:
+    """Going to the next broker would leave its fate unknown; what is asked meanwhile goes there afterwards."""
+    kept: list[tuple[bytes, Header]] = []
+
+    def slowly(broker: FakeBroker, sender: bytes, head: Header, _content: bytes) -> None:
+        if head.flags & Flag.IDEMPOTENT:
+            broker.send(sender, nack(Reason.DRAINING, "shutting down", job=head.job))
+        else:
+            kept.append((sender, head))
+
+    leaving, well = start(slowly), start()
+
+    async def main() -> list[list[Outcome]]:
+        connection = AsyncConnection([leaving.endpoint, well.endpoint])
+        write = asyncio.create_task(connection.ask([request("ne", Delete("x"))], 5.0))
+        await asyncio.to_thread(wait_until, lambda: kept)
+        read = asyncio.create_task(connection.ask([FIND], 5.0))
+        await asyncio.sleep(0.3)
+        assert not well.requests()
+        ((sender, head),) = kept
+        reply(leaving, sender, head)
+        outcomes = [await write, await read]
+        await connection.close()
+        return outcomes
+
+    assert all(isinstance(outcome, Counted) for (outcome,) in asyncio.run(main()))
+    assert [head.flags for head in well.requests()] == [Flag.IDEMPOTENT]
+
+
+def test_a_broker_that_dies_is_left_for_the_next_of_the_list(start: Start) -> None:
+    """At once: whoever was there a moment ago and is not any more needs no patience."""
+    dying, well = start(silence), start()
+    connection = Connection([dying.endpoint, well.endpoint], patience=30.0)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(connection.ask, [FIND], 5.0)
+        wait_until(dying.requests)
+        dying.close()
+        begin = time.monotonic()
+        assert read.result() == [Counted(1)]
+        assert time.monotonic() - begin < 1.0
+    connection.close()
+
+
+def test_when_all_brokers_leave_none_is_pestered(start: Start) -> None:
+    """The client goes round, but not as fast as it can."""
+    brokers = [start(refuse(Reason.DRAINING, "shutting down")) for _ in range(2)]
+    (outcome,) = ask([broker.endpoint for broker in brokers], timeout=1.0)
+    assert isinstance(outcome, Busy | RegionUnavailable)
+    assert sum(len(broker.requests()) for broker in brokers) <= 15
 
 
 def test_a_read_survives_the_restart_of_its_broker(start: Start) -> None:

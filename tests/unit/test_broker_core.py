@@ -2,8 +2,11 @@
 
 import pytest
 
+from mesh.core.broker import QUIET_SECONDS
+from mesh.core.dispatch import UNSTAFFED_QUEUES
 from mesh.protocol import body, limits
 from mesh.protocol.header import SIZE, Flag, Header, Kind, Reason, encode, pad_region, peek
+from mesh.protocol.refusal import retry_after
 from mesh.testing.wiring import Address, Wiring, text_of
 
 
@@ -244,12 +247,90 @@ def test_a_draining_broker_finishes_what_it_has_and_takes_nothing_new():
     mesh.broker("ne").drain(mesh.now)
     mesh.perform(Address("broker", "ne"))
     mesh.ask("c", "ne")
-    assert answers(mesh) == [("NACK", "DRAINING")]
+    assert answers(mesh) == [("DRAIN", "NONE"), ("NACK", "DRAINING")]
     mesh.ask("d", "south", home="ne")
     mesh.advance(1.0)
-    assert answers(mesh)[-1] == ("REPLY", "NONE")
+    assert answers(mesh)[2:4] == [("REPLY", "NONE"), ("GOODBYE", "NONE")]
     assert answers(mesh, "d") == [("REPLY", "NONE")], "the owner is leaving, so the entry broker served it"
     assert Address("broker", "ne") in mesh.stopped
+
+
+def test_a_broker_that_has_just_come_up_keeps_what_it_gets():
+    """Its workers need a moment to find it; the crowd that waited for it is there first, and larger than a queue."""
+    mesh = Wiring("ne", workers=0, queue=4)
+    mesh.hello("c", "ne")
+    for _ in range(4 * UNSTAFFED_QUEUES):
+        mesh.ask("c", "ne")
+    assert answers(mesh) == []
+    mesh.ask("c", "ne")
+    assert answers(mesh) == [("NACK", "BUSY")]
+    assert retry_after(peek(mesh.inbox["c"][-1])) is None, "nobody knows how long this takes"
+    mesh.start_worker("ne", "1")
+    mesh.advance(1.0)
+    assert answers(mesh)[1:] == [("REPLY", "NONE")] * 4 * UNSTAFFED_QUEUES
+    for _ in range(30):
+        mesh.ask("c", "ne", takes=0.5)
+    assert answers(mesh)[-1] == ("NACK", "BUSY"), "with workers the limit is the configured one"
+
+
+def test_workers_find_a_new_broker_at_once():
+    """They ask twenty times a second, not at each heartbeat: jobs wait for them."""
+    mesh = Wiring("ne", workers=3)
+    mesh.kill("broker", "ne")
+    mesh.advance(2.0)
+    mesh.start_broker("ne")
+    mesh.advance(0.06)
+    assert len(mesh.broker("ne").jobs.workers) == 3
+
+
+def test_workers_find_the_successor_of_a_broker_that_left():
+    """Its goodbye is not the last word."""
+    mesh = Wiring("ne")
+    mesh.broker("ne").drain(mesh.now)
+    mesh.advance(0.2)
+    mesh.kill("broker", "ne")
+    mesh.start_broker("ne")
+    mesh.advance(0.06)
+    assert len(mesh.broker("ne").jobs.workers) == 1
+
+
+def test_a_broker_waits_for_what_was_sent_before_its_clients_knew():
+    """Leaving at once would close connections with unread requests in them, and nobody would know of their writes."""
+    mesh = Wiring("ne", "south")
+    mesh.hello("c", "ne")
+    mesh.broker("ne").drain(mesh.now)
+    mesh.perform(Address("broker", "ne"))
+    for _ in range(3):
+        mesh.advance(QUIET_SECONDS * 0.7)
+        mesh.ask("c", "ne", flags=Flag.NONE)
+        assert answers(mesh)[-1] == ("NACK", "DRAINING")
+    assert Address("broker", "ne") not in mesh.stopped
+    mesh.advance(QUIET_SECONDS * 1.5)
+    assert Address("broker", "ne") in mesh.stopped
+
+
+def test_a_client_that_does_not_listen_cannot_keep_a_broker():
+    """Whoever goes on asking a broker that leaves is refused, and left."""
+    mesh = Wiring("ne")
+    mesh.hello("c", "ne")
+    mesh.broker("ne").drain(mesh.now)
+    for _ in range(100):
+        mesh.advance(0.02)
+        mesh.ask("c", "ne")
+        if Address("broker", "ne") in mesh.stopped:
+            return
+    pytest.fail("it is still here after two seconds")
+
+
+def test_a_broker_that_leaves_welcomes_nobody():
+    """A client that asks whether it has been replaced must not take it for its successor."""
+    mesh = Wiring("ne")
+    mesh.hello("c", "ne")
+    mesh.broker("ne").drain(mesh.now)
+    mesh.hello("d", "ne")
+    assert answers(mesh, "d") == [("NACK", "DRAINING")]
+    mesh.hello("c", "ne")
+    assert answers(mesh)[-1] == ("NACK", "DRAINING")
 
 
 def test_a_cancelled_job_that_waits_is_not_run():

@@ -10,7 +10,8 @@ import pytest
 
 import mesh
 from mesh import AsyncClient, Client
-from mesh.core.asking import Outcome, Request, StaleMap
+from mesh.core.asking import Outcome, Request
+from mesh.core.refused import StaleMap
 from mesh.errors import InvalidRequest, ProtocolError
 from mesh.model import Found
 from mesh.protocol.body import Hello

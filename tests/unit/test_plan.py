@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry import shape
 
 from mesh.client import plan, writing
-from mesh.core.asking import StaleMap
+from mesh.core.refused import StaleMap
 from mesh.errors import NotFound, RegionUnavailable
 from mesh.geo import distance
 from mesh.model import (
