@@ -179,14 +179,15 @@ def advice(found: Mapping[str, Any], version: str) -> list[str]:
     return said
 
 
-def tuning(version: str) -> dict[str, str]:
-    """Return the files that set this at boot, text by path."""
+def tuning(version: str) -> list[dict[str, str]]:
+    """Return the files that set this at boot."""
     lines = [f"w {path} - - - - {value}" for path, value in _huge_pages(version).values()]
-    head = "# Managed by Ansible; changes made here are lost. As MongoDB wants it.\n"
-    return {
-        "/etc/sysctl.d/60-mongodb.conf": f"{head}vm.swappiness = 1\nvm.max_map_count = {_MAP_COUNT}\n",
-        "/etc/tmpfiles.d/60-mongodb.conf": head + "\n".join(lines) + "\n",
+    texts = {
+        "/etc/sysctl.d/60-mongodb.conf": f"vm.swappiness = 1\nvm.max_map_count = {_MAP_COUNT}\n",
+        "/etc/tmpfiles.d/60-mongodb.conf": "\n".join(lines) + "\n",
     }
+    head = "# Managed by Ansible; changes made here are lost. As MongoDB wants it.\n"
+    return [{"path": path, "mode": "0644", "content": head + text} for path, text in texts.items()]
 
 
 def _huge_pages(version: str) -> dict[str, tuple[str, str]]:
