@@ -8,7 +8,7 @@ from mesh.core.broker import BrokerCore
 from mesh.core.settings import BrokerSettings, WorkerSettings
 from mesh.core.worker import WorkerCore
 from mesh.protocol import body
-from mesh.protocol.header import Flag, Header, Kind, encode, pad_region, peek
+from mesh.protocol.header import Flag, Header, Kind, encode, pad_region
 from mesh.testing.network import Address, Clock, Network
 
 MAP_DIGEST = b"\x01\x02\x03\x04"
@@ -170,9 +170,3 @@ class Simulation:
         if action.link == Link.BACK:
             return Address("broker", name), Link.FRONT
         return (Address("broker", name), Link.BACK) if name in self.regions else (Address("client", name), Link.FRONT)
-
-
-def job_of(frame: bytes) -> tuple[int, int, bytes]:
-    """Return kind, reason and job of a frame."""
-    head = peek(frame)
-    return head.kind, head.reason, head.job
