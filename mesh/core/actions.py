@@ -3,6 +3,8 @@
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
+from msgspec import Struct
+
 
 class Link(IntEnum):
     """The sockets a core knows, by what is behind them."""
@@ -23,13 +25,13 @@ class Send(NamedTuple):
     frame: bytes
 
 
-class Run(NamedTuple):
-    """Run a job with the worker's service, within so many seconds, and report `WorkerCore.finished`."""
+class Run(Struct, frozen=True):
+    """Run a job with the worker's service until its deadline (on the loop's clock); report `WorkerCore.finished`."""
 
     job: bytes
     region: str
     body: bytes
-    seconds: float
+    deadline: float
 
 
 class Log(NamedTuple):

@@ -12,11 +12,11 @@ waits, each time a worker falls free or credit arrives, so that no worker idles 
 
 from collections import Counter
 from collections.abc import Iterable
-from math import isfinite
+from math import inf, isfinite
 
 from mesh.core import credit
 from mesh.core.actions import Link, Outbox
-from mesh.core.job import Job
+from mesh.core.job import Job, admitted
 from mesh.core.peers import Peer, Peers
 from mesh.core.queue import Waiting
 from mesh.core.settings import BrokerSettings
@@ -58,7 +58,7 @@ class Dispatcher:
         if known is not None:
             self._again(known, origin)
             return
-        job = self.outstanding[head.job] = Job(origin, peer, frame, head, now)
+        job = self.outstanding[head.job] = admitted(origin, peer, frame, head, now)
         if job.flags & Flag.SPILLED:
             self._host(job, now)
         else:
@@ -104,6 +104,7 @@ class Dispatcher:
         else:
             self.count["queued"] += 1
             self.waiting.own.append(job)
+            self._relieve(now)
 
     def _host(self, job: Job, now: float) -> None:
         """Serve a job that a peer spilled here, against its credit."""
@@ -134,12 +135,15 @@ class Dispatcher:
 
     def _start(self, job: Job, worker: Worker, now: float) -> None:
         self.workers.assign(worker, job)
-        self.out.send(Link.LOCAL, worker.id, job.frame_for(now))
+        self.out.send(Link.LOCAL, worker.id, job.frame_here(now))
 
     def _spill_target(self, job: Job) -> Peer | None:
         """Return the peer where the job is better off than waiting here."""
+        nearest = self.peers.nearest_cost
+        if nearest == inf:
+            return None
         wait = self.workers.expected_wait(self.waiting.local)
-        if wait <= self.peers.nearest_rtt:
+        if wait <= nearest:
             return None
         # Not back to where it came from: there its id is taken.
         return self.peers.cheapest(wait, self.workers.turn_seconds, job.origin_peer)
@@ -171,20 +175,29 @@ class Dispatcher:
                 queue.popleft()
             else:
                 break
+        self._relieve(now)
+
+    def _relieve(self, now: float) -> None:
+        """Spill from the head of the queue while a peer is nearer than the wait here.
+
+        The wait grows with each job behind the head: a peer that was too far for it when it came need not be any more.
+        Jobs in `again` are older and next in turn, so they may stay.
+        """
+        own = self.waiting.own
+        while own and (peer := self._spill_target(own[0])) is not None:
+            self._spill(own.popleft(), peer, now)
 
     def refill(self, worker: Worker, now: float) -> None:
         """Give a worker that has just finished a job what waits: `pump` for the one place where room came up."""
-        while len(worker.inflight) < worker.room and worker.state is State.OPEN:
-            queue = self.waiting.first()
-            if queue is None:
-                return
+        inflight = worker.inflight
+        while (queue := self.waiting.first()) and len(inflight) < worker.room and worker.state is State.OPEN:
             job = queue.popleft()
             if job.answered:
                 continue
             if job.deadline <= now:
                 self.expire(job)
                 continue
-            idle = len(worker.inflight) < worker.slots
+            idle = len(inflight) < worker.slots
             peer = None if idle or job.local_only else self._spill_target(job)
             if peer is None:
                 self._start(job, worker, now)
@@ -231,8 +244,7 @@ class Dispatcher:
         else:
             self.count["served"] += 1
             self.answer(job, frame)
-        if self.waiting.any:
-            self.refill(worker, now)
+        self.refill(worker, now)
 
     def returned(self, peer: Peer, frame: bytes, head: Header, now: float) -> None:
         """Take a peer's answer (REPLY or NACK) to a job that was forwarded or spilled to it."""

@@ -33,16 +33,13 @@ class Waiting:
         """Whether a new job of one's own must be refused."""
         return len(self.own) >= self.limit
 
-    @property
-    def any(self) -> bool:
-        """Whether any job waits."""
-        return bool(self.own or self.again or self.spilled)
-
     def first(self) -> deque[Job] | None:
         """Return the queue whose head is next, None if all are empty."""
-        if self.own and self.spilled and not self.again:
+        if self.again:
+            return self.again
+        if self.own and self.spilled:
             return self.own if self.own[0].arrived <= self.spilled[0].arrived else self.spilled
-        return self.again or self.own or self.spilled or None
+        return self.own or self.spilled or None
 
     def discard_answered(self) -> None:
         """Drop the jobs that ended while they waited."""

@@ -4,23 +4,28 @@ It owns no socket, no clock and no thread: `Run` asks for a job to be run, `fini
 """
 
 from collections import deque
-from typing import NamedTuple
 
 from mesh.core.actions import Action, Link, Outbox, Run, Stop
 from mesh.core.settings import WorkerSettings
 from mesh.protocol import body, limits
-from mesh.protocol.header import SIZE, Header, Kind, Reason, encode, explain, fault, peek, read, region_name, reply
+from mesh.protocol.header import (
+    SIZE,
+    Header,
+    Kind,
+    Reason,
+    encode,
+    explain,
+    fault,
+    peek,
+    read,
+    region_name,
+    reply,
+    skim,
+)
 from mesh.protocol.refusal import nack
 
 #: The only address a DEALER has.
 BROKER = b""
-
-
-class _Waiting(NamedTuple):
-    job: bytes
-    region: str
-    body: bytes
-    deadline: float
 
 
 class WorkerCore:
@@ -29,8 +34,10 @@ class WorkerCore:
     def __init__(self, settings: WorkerSettings, now: float) -> None:
         self.settings = settings
         self.out = Outbox()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Run] = deque()
         self._running: set[bytes] = set()
+        #: Names by the header's field; a broker sends the few it knows.
+        self._regions: dict[bytes, str] = {}
         self._welcomed = False
         self._heard = now
         self._next_beat = now
@@ -53,7 +60,7 @@ class WorkerCore:
             why = explain(frame, fault(frame) or Reason.MALFORMED)
             self.out.log_rarely(now, "warning", "garbage from the broker", why=why)
         elif head.kind == Kind.REQUEST:
-            self._request(head, frame, now)
+            self._request(frame, now)
         elif head.kind == Kind.CANCEL:
             self._cancel(head.job)
         elif head.kind == Kind.WELCOME:
@@ -110,22 +117,23 @@ class WorkerCore:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
-    def _request(self, head: Header, frame: bytes, now: float) -> None:
+    def _request(self, frame: bytes, now: float) -> None:
+        _flags, _attempt, field, job_id, budget_ms, _digest = skim(frame)
         if len(self._waiting) + len(self._running) >= self.settings.window:
-            self.out.send(Link.LOCAL, BROKER, nack(Reason.BUSY, "the worker's window is full", job=head.job))
+            self.out.send(Link.LOCAL, BROKER, nack(Reason.BUSY, "the worker's window is full", job=job_id))
             return
-        deadline = now + head.budget_ms / 1000
-        self._waiting.append(_Waiting(head.job, region_name(head.region), frame[SIZE:], deadline))
+        region = self._regions.get(field) or self._regions.setdefault(field, region_name(field))
+        self._waiting.append(Run(job_id, region, frame[SIZE:], now + budget_ms / 1000))
         self._start(now)
 
     def _start(self, now: float) -> None:
         while self._waiting and len(self._running) < self.settings.slots:
-            job = self._waiting.popleft()
-            if job.deadline <= now:
-                self.out.send(Link.LOCAL, BROKER, nack(Reason.EXPIRED, "no time left at the worker", job=job.job))
+            run = self._waiting.popleft()
+            if run.deadline <= now:
+                self.out.send(Link.LOCAL, BROKER, nack(Reason.EXPIRED, "no time left at the worker", job=run.job))
             else:
-                self._running.add(job.job)
-                self.out.actions.append(Run(job.job, job.region, job.body, job.deadline - now))
+                self._running.add(run.job)
+                self.out.actions.append(run)
 
     def _cancel(self, job: bytes) -> None:
         """Drop a job that waits; one that runs is let finish, its answer frees the slot at the broker."""

@@ -14,6 +14,8 @@ PREFETCH_SECONDS = 0.005
 SERVICE_GUESS_SECONDS = 0.05
 #: Weight of one measurement in the moving average.
 SERVICE_WEIGHT = 1 / 16
+#: No job takes less: workers report whole microseconds, and an average of zeros would in time divide by nothing.
+SHORTEST_SECONDS = 1e-6
 
 
 class Worker:
@@ -139,7 +141,7 @@ class Workers:
 
     def took(self, seconds: float) -> None:
         """Learn how long a job took, as the worker measured it: what the broker sees has the wait for a CPU in it."""
-        self.service_seconds += (seconds - self.service_seconds) * SERVICE_WEIGHT
+        self.service_seconds += (max(seconds, SHORTEST_SECONDS) - self.service_seconds) * SERVICE_WEIGHT
         self.turn_seconds = self.service_seconds / self.slots if self.slots else inf
 
     def expected_wait(self, queued: int) -> float:
@@ -149,7 +151,7 @@ class Workers:
 
     def resize(self) -> None:
         """Set how much each worker may hold from what is known of the service time."""
-        extra = int(PREFETCH_SECONDS / self.service_seconds) if self.service_seconds > 0 else self._window
+        extra = int(PREFETCH_SECONDS / self.service_seconds)
         for worker in self._by_id.values():
             worker.room = max(worker.slots, min(worker.slots + extra, worker.window, self._window))
 

@@ -15,6 +15,9 @@ _LAYOUT = Struct(">BBBBBBH8s16sIQ4s")
 SIZE = _LAYOUT.size
 # Parts of it: flags..demand at 2, demand alone at 6, budget and credit at 32, credit alone at 36.
 _START, _DEMAND, _END, _CREDIT = Struct(">BBBBH"), Struct(">H"), Struct(">IQ"), Struct(">Q")
+_BUDGET = Struct(">I")
+# What the express lane looks at: flags, attempt, region, job, budget, map digest.
+_ORDINARY = Struct(">xxBxBxxx8s16sI8x4s")
 
 
 NO_JOB = bytes(16)
@@ -117,6 +120,17 @@ def peek(frame: bytes) -> Header:
     return _new_tuple(Header, _LAYOUT.unpack_from(frame))
 
 
+def skim(frame: bytes) -> tuple[int, int, bytes, bytes, int, bytes]:
+    """Return flags, attempt, region, job, budget and map digest of a sound frame: `peek` in half the time."""
+    return _ORDINARY.unpack_from(frame)
+
+
+def took_seconds(frame: bytes) -> float:
+    """Return how long the job of a worker's REPLY took: its credit field, which is in microseconds."""
+    microseconds: int = _CREDIT.unpack_from(frame, 36)[0]
+    return microseconds * 1e-6
+
+
 def read(frame: bytes) -> Header | None:
     """Return the header of a frame, None if `fault` finds something wrong with it; the hot path's `decode`."""
     if SIZE <= len(frame) <= limits.MAX_FRAME_BYTES and frame[0] in limits.VERSIONS and frame[1] in _KINDS:
@@ -139,6 +153,11 @@ def readdress(frame: bytes, *, flags: int, attempt: int, budget_ms: int, demand:
     """Return the frame as it goes on to the next hop: what changes on the way is new, the rest is copied."""
     start = _START.pack(flags, frame[3], attempt, frame[5], demand)
     return b"".join((frame[:2], start, frame[8:32], _END.pack(budget_ms, credit), frame[44:]))
+
+
+def with_budget(frame: bytes, budget_ms: int) -> bytes:
+    """Return the frame with another budget."""
+    return b"".join((frame[:32], _BUDGET.pack(budget_ms), frame[36:]))
 
 
 def reply(job: bytes, microseconds: int, body: bytes) -> bytes:

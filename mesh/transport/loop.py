@@ -12,8 +12,9 @@ from typing import Any
 
 import zmq
 from zmq.backend import Socket as _Backend
+from zmq.backend import zmq_poll as _poll
 
-from mesh.core.actions import Action, Core, Log, Run, Send
+from mesh.core.actions import Core, Log, Run, Send
 
 #: Messages taken from one socket before the others have their turn.
 BATCH = 64
@@ -21,10 +22,9 @@ BATCH = 64
 # The public methods build enum flags at each call; the base class's take plain ints, and are three times as fast.
 _recv = _Backend.recv
 _send = _Backend.send
-_get = _Backend.get
 _NOBLOCK = int(zmq.NOBLOCK)
 _SNDMORE_NOBLOCK = int(zmq.SNDMORE) | _NOBLOCK
-_RCVMORE = int(zmq.RCVMORE)
+_POLLIN = int(zmq.POLLIN)
 
 LogLine = Callable[[str, str, dict[str, Any]], None]
 
@@ -65,27 +65,20 @@ class Loop:
 
     def run(self) -> None:
         """Run until the core stops; closes the sockets."""
-        poller = zmq.Poller()
         links = {socket: link for link, socket in self.sockets.items()}
-        for socket in links:
-            poller.register(socket, zmq.POLLIN)
-        poller.register(self._wake_fd, zmq.POLLIN)
+        # What zmq.Poller hands to this function each time.
+        watched: list[tuple[Any, int]] = [*((socket, _POLLIN) for socket in links), (self._wake_fd, _POLLIN)]
         self.running = True
         try:
             while self.running:
-                now = monotonic()
-                timeout = max(0, int((self.core.wake_at() - now) * 1000) + 1)
-                events = poller.poll(timeout)
+                timeout = max(0, int((self.core.wake_at() - monotonic()) * 1000) + 1)
+                events = _poll(watched, timeout)
                 self._turn(links, [ready for ready, _ in events])
         finally:
             self.close()
 
     def _turn(self, links: dict[Any, int], ready: list[Any]) -> None:
-        """Take in what has arrived, decide, and only then act.
-
-        Sends that follow each other closely find libzmq's I/O thread awake; one between two decisions has to wake it
-        each time, which costs three times the decision.
-        """
+        """Take in what has arrived, decide, and only then act."""
         now = monotonic()
         for source in ready:
             if source in links:
@@ -94,8 +87,8 @@ class Loop:
                 self._woken(now)
         if now >= self.core.wake_at():
             self.core.tick(now)
-        while actions := self.core.take(now):
-            self._perform(actions, now)
+        while sends := self._perform(now):
+            self._deliver(sends, now)
         self.each_turn()
 
     def _drain(self, link: int, socket: "zmq.Socket[bytes]", now: float) -> None:
@@ -104,11 +97,12 @@ class Loop:
         with contextlib.suppress(zmq.Again):
             for _ in range(BATCH):
                 sender = _recv(socket, _NOBLOCK) if addressed else b""
-                frame = _recv(socket, _NOBLOCK)
-                if _get(socket, _RCVMORE):
+                # As a Frame, which knows whether more parts follow: asking the socket costs an enum's look-up.
+                frame = _recv(socket, _NOBLOCK, False)
+                if frame.more:
                     self.core.malformed(link, sender, 1 + _discard_rest(socket), now)
                 else:
-                    receive(link, sender, frame, now)
+                    receive(link, sender, frame.bytes, now)
 
     def _woken(self, now: float) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -121,33 +115,40 @@ class Loop:
 
     # -- actions -------------------------------------------------------------------------------------------------------
 
-    def _perform(self, actions: list[Action], now: float) -> None:
-        """Do what the core decided; what it decides on the way is left for the next call."""
-        for action in actions:
-            if isinstance(action, Send):
-                link, to, frame = action
-                if not self._deliver(link, to, frame):
-                    self.core.undeliverable(link, to, frame, now)
-            elif isinstance(action, Run):
-                if self.run_job is not None:
-                    self.run_job(action, now)
-            elif isinstance(action, Log):
-                self.log(action.level, action.event, action.fields)
-            else:
-                self.running = False
+    def _perform(self, now: float) -> list[Send]:
+        """Do all that the core decided except for the sends; return those.
 
-    def _deliver(self, link: int, to: bytes, frame: bytes) -> bool:
-        socket = self.sockets[link]
-        try:
-            if self._addressed[link]:
-                _send(socket, to, _SNDMORE_NOBLOCK)
-            _send(socket, frame, _NOBLOCK)
-        except zmq.ZMQError as error:
-            # EHOSTUNREACH: nobody there. EAGAIN: no room. Polling a ROUTER for room would spin; the core decides.
-            if error.errno in {zmq.EHOSTUNREACH, zmq.EAGAIN}:
-                return False
-            raise
-        return True
+        Sends that follow each other closely find libzmq's I/O thread awake; one between two decisions, or between two
+        jobs, has to wake it each time, which costs three times the decision.
+        """
+        sends: list[Send] = []
+        while actions := self.core.take(now):
+            for action in actions:
+                if isinstance(action, Send):
+                    sends.append(action)
+                elif isinstance(action, Run):
+                    if self.run_job is not None:
+                        self.run_job(action, now)
+                elif isinstance(action, Log):
+                    self.log(action.level, action.event, action.fields)
+                else:
+                    self.running = False
+        return sends
+
+    def _deliver(self, sends: list[Send], now: float) -> None:
+        """Hand over each message; what the core decides about those that cannot be is left for the next round."""
+        sockets, addressed = self.sockets, self._addressed
+        for link, to, frame in sends:
+            socket = sockets[link]
+            try:
+                if addressed[link]:
+                    _send(socket, to, _SNDMORE_NOBLOCK)
+                _send(socket, frame, _NOBLOCK)
+            except zmq.ZMQError as error:
+                # EHOSTUNREACH: nobody there. EAGAIN: no room. Polling a ROUTER for room would spin; the core decides.
+                if error.errno not in {zmq.EHOSTUNREACH, zmq.EAGAIN}:
+                    raise
+                self.core.undeliverable(link, to, frame, now)
 
     def close(self) -> None:
         """Close the sockets, giving what was sent last a second to leave."""
@@ -158,8 +159,8 @@ class Loop:
 
 def _discard_rest(socket: "zmq.Socket[bytes]") -> int:
     """Read the remaining parts of a message and forget them; return how many there were."""
-    parts = 0
-    while _get(socket, _RCVMORE):
-        _recv(socket, _NOBLOCK)
+    parts, more = 0, True
+    while more:
+        more = _recv(socket, _NOBLOCK, False).more
         parts += 1
     return parts
