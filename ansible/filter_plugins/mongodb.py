@@ -130,8 +130,8 @@ def _member_faults(wanted: Mapping[str, Any]) -> list[str]:
 
 def _secret_faults(secrets: Mapping[str, Any]) -> list[str]:
     said = []
-    if not _KEYFILE.fullmatch(str(secrets["keyfile"])):
-        said.append("mongodb_keyfile is not 6 to 1024 characters of base64.")
+    if not all(_KEYFILE.fullmatch(key) for key in _keys(str(secrets["keyfile"]))):
+        said.append("mongodb_keyfile is not 6 to 1024 characters of base64, nor a list of such.")
     passwords = {name: value for name, value in secrets.items() if name.endswith("_password")}
     said += [f"mongodb_{name} has less than {_SHORTEST_PASSWORD} characters." for name, value in passwords.items()
              if len(str(value)) < _SHORTEST_PASSWORD]  # fmt: skip
@@ -139,6 +139,12 @@ def _secret_faults(secrets: Mapping[str, Any]) -> list[str]:
         said.append("two MongoDB accounts have the same password.")
     fault = _authority_fault(str(secrets["ca_cert"]), str(secrets["ca_key"]))
     return [*said, fault] if fault else said
+
+
+def _keys(keyfile: str) -> list[str]:
+    """Return the keys of a keyfile; while one takes over from another, it is a YAML list of both."""
+    listed = [line[2:] for line in keyfile.splitlines() if line.startswith("- ")]
+    return listed or [keyfile]
 
 
 def _authority_fault(certificate: str, key: str) -> str:
@@ -162,7 +168,7 @@ def _authority_fault(certificate: str, key: str) -> str:
 
 
 def advice(found: Mapping[str, Any], version: str) -> list[str]:
-    """Return what of a host is not as this version of MongoDB wants it; nothing for a container: it cannot change it."""
+    """Return what of a host is not as this version of MongoDB wants it; nothing for a container, which cannot."""
     if found["container"] != "none":
         return []
     host = found["host"]

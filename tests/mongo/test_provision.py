@@ -280,6 +280,19 @@ def test_three_members_become_one_set_and_can_be_exchanged(
             node.stop()
 
 
+def test_a_keyfile_of_two_keys_opens_with_either(mongod: object, authority: Authority, tmp_path: Path) -> None:
+    """While one key takes over from another, mongod has both as a list; so has what a deployment knows."""
+    both = "- b2xkIGtleSBvbGQ=\n- bmV3IGtleSBuZXc=\n"
+    node = Secured(tmp_path / "both", authority, keyfile=both)
+    try:
+        assert node.provision().primary
+        for keyfile in ("bmV3IGtleSBuZXc=", both):
+            node.passwords |= {ADMIN: f"so that the keyfile is needed: {len(keyfile)}"}
+            assert node.provision(keyfile=keyfile).differences == [f"account {ADMIN}: has another password"]
+    finally:
+        node.stop()
+
+
 def test_a_foreign_keyfile_and_password_are_an_error_that_says_so(secured: Secured) -> None:
     """Neither opens: no guess, no change."""
     wrong = dict.fromkeys(secured.passwords, "wrong")
