@@ -70,6 +70,20 @@ def test_a_password_changed_in_the_vault_is_changed_in_the_server(secured: Secur
         secured.provision()
 
 
+def test_whoever_is_in_stays_in_when_the_password_changes(secured: Secured) -> None:
+    """A worker goes on with the connections it has, until it is restarted with the new password."""
+    before = secured.passwords
+    try:
+        with secured.client("mesh_writer", maxPoolSize=1) as worker:
+            worker.mesh.places.find_one()
+            secured.passwords = before | {"mesh_writer": "another password, longer"}
+            secured.provision()
+            worker.mesh.places.find_one()
+    finally:
+        secured.passwords = before
+        secured.provision()
+
+
 def test_privileges_given_by_hand_are_taken_back(secured: Secured) -> None:
     """A role that was widened, a user with another role, a login from everywhere: named, and undone."""
     with secured.client(ADMIN) as admin:
