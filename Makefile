@@ -20,7 +20,7 @@ lint: $(VENV)/.dev  ## Check format, style, types, layers and generated files.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard scripts/*.py)
+	$(BIN)/mypy $(wildcard scripts/*.py) $(wildcard scripts/nspawn_lab)
 	$(if $(wildcard bench/__init__.py),$(BIN)/mypy -p bench)
 	$(if $(wildcard ansible/*),$(BIN)/ansible-lint --offline --profile production ansible)
 	$(if $(wildcard tests/test_layers.py),$(BIN)/python -m pytest -q tests/test_layers.py)
