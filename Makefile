@@ -22,7 +22,7 @@ lint: $(VENV)/.dev  ## Check format, style, types, layers and generated files.
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard scripts/*.py) $(wildcard scripts/nspawn_lab)
 	$(if $(wildcard bench/__init__.py),$(BIN)/mypy -p bench)
-	$(if $(wildcard ansible/*),$(BIN)/ansible-lint --offline --profile production ansible)
+	cd ansible && ../$(BIN)/ansible-lint --offline
 	$(if $(wildcard tests/test_layers.py),$(BIN)/python -m pytest -q tests/test_layers.py)
 	$(BIN)/python scripts/unasync.py --check
 
@@ -41,7 +41,7 @@ $(VENV)/.local: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing into $(VENV), which takes a minute ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[local,deploy,dev]'
 	@touch $@ $(VENV)/.local
 
 $(VENV)/.made:

@@ -23,9 +23,11 @@ def open_shard(config: Config, file: str | Path, region: str, *, secrets: bool =
     return open_store(shard.uri, region, shard.database, account)
 
 
-def access(config: Config, file: str | Path, region: str) -> Access:
-    """Return as whom a region's shard is asked."""
+def access(config: Config, file: str | Path, region: str, *, secrets: bool = True) -> Access:
+    """Return as whom a region's shard is asked; without *secrets*, as nobody, but over the same kind of connection."""
     shard = config.shards[region]
-    password = credentials.read(shard.password_credential) if shard.password_credential else ""
     ca_file = str(Path(file).resolve().parent / shard.ca_file) if shard.ca_file else ""
+    if not secrets:
+        return Access(ca_file=ca_file)
+    password = credentials.read(shard.password_credential) if shard.password_credential else ""
     return Access(shard.username, password, ca_file)

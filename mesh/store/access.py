@@ -13,15 +13,17 @@ class Access:
     password: str = field(default="", repr=False)
     #: Path of a PEM file. Set, it also means that the connection is encrypted.
     ca_file: str = ""
+    #: The database of the account, where it is not that of the places.
+    source: str = ""
 
     def options(self, database: str) -> dict[str, Any]:
-        """Return what pymongo calls this; the account is one of *database*, as the deployment makes them."""
+        """Return what pymongo calls this; the account is one of *database* unless it says otherwise."""
         found: dict[str, Any] = {}
         if self.username:
             found |= {
                 "username": self.username,
                 "password": self.password,
-                "authSource": database,
+                "authSource": self.source or database,
                 # Without it the driver lets the server choose, and a server in between could choose the weaker one.
                 "authMechanism": "SCRAM-SHA-256",
             }

@@ -103,7 +103,7 @@ def ensure(collection: Collection[Any]) -> Differences:
     """Create the missing indexes and set the rules; return how the collection differed before."""
     before = compare(collection)
     if not before.validator:
-        _set_validator(collection)
+        set_rules(collection)
     missing = [index for index in DESIRED if index.name in before.missing]
     if missing:
         collection.create_indexes([
@@ -123,7 +123,8 @@ def _agrees(held: Any, desired: Index) -> bool:
     return all(held.get(option) == wanted.get(option) for option in options)
 
 
-def _set_validator(collection: Collection[Any]) -> None:
+def set_rules(collection: Collection[Any]) -> None:
+    """Have the server check what is written, from the first document on."""
     database, name = collection.database, collection.name
     if name not in database.list_collection_names(filter={"name": name}):
         database.create_collection(name, validator=VALIDATOR)

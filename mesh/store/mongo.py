@@ -239,6 +239,12 @@ class MongoStore:
             "index_bytes": dict(said["indexSizes"]),
         }  # fmt: skip
 
+    @contextmanager
+    def all_places(self) -> Iterator[Collection[Any]]:
+        """Lend the collection to what moves all of it; that takes as long as it takes."""
+        with self._boundary, pymongo.timeout(None):
+            yield self._collection()
+
     # -- how ------------------------------------------------------------------------------------------------------
 
     def _collection(self) -> Collection[Any]:

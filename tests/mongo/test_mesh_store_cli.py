@@ -76,7 +76,7 @@ def _wait_until_served(store: object) -> None:
         (["stats", "--uri", "postgres://x", "--region", "NE"], 78, "not a store"),
         (["stats", "--uri", "memory:", "--region", "NE"], 0, ""),
         (["stats", "--uri", "memory://relative", "--region", "NE"], 78, "three slashes"),
-        (["ensure-indexes", "--uri", "memory:", "--region", "NE"], 78, "only MongoDB"),
+        (["ensure-indexes", "--uri", "memory:", "--region", "NE"], 78, "MongoDB only"),
         (["stats", "--config", "/no/such/mesh.toml"], 78, "/no/such/mesh.toml"),
         (["stats"], 2, "--config"),
         (["stats", "--uri", "memory:"], 2, "--region"),
