@@ -8,10 +8,14 @@ from importlib.metadata import version
 import zmq
 from rich.console import Console
 
-from bench import nearest, routing
+from bench import nearest, routing, start
 from bench.report import Figure, check, show
 
-BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {"routing": routing.measure, "nearest": nearest.measure}
+BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+    "routing": routing.measure,
+    "nearest": nearest.measure,
+    "start": start.measure,
+}
 
 
 def main() -> None:

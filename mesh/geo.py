@@ -20,8 +20,6 @@ Floats = npt.NDArray[np.float64]
 
 # S2's constant: multiplying by it is what MongoDB does; math.radians() rounds differently.
 _RADIANS = math.pi / 180
-# Degrees (0.1 mm) by which a circle's box is widened, so that rounding never leaves out a point on its edge.
-_BOX_SLACK = 1e-9
 
 
 def unit_vector(lon: float, lat: float) -> tuple[float, float, float]:
@@ -62,22 +60,6 @@ def distances(lon: float, lat: float, lons: npt.ArrayLike, lats: npt.ArrayLike) 
     cx, cy, cz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
     angles: Floats = np.arctan2(np.sqrt(cx * cx + cy * cy + cz * cz), ax * bx + ay * by + az * bz)
     return EARTH_RADIUS_M * angles
-
-
-def circle_bounds(lon: float, lat: float, radius: float) -> list[Box]:
-    """Return one or two boxes that together hold every position within *radius* metres of a position.
-
-    Two when the circle crosses 180 degrees; a circle that holds a pole spans all longitudes.
-    """
-    angle = min(radius / EARTH_RADIUS_M, math.pi)
-    reach = math.degrees(angle) + _BOX_SLACK
-    south, north = max(lat - reach, -90.0), min(lat + reach, 90.0)
-    if south <= -90.0 or north >= 90.0:
-        return [(-180.0, south, 180.0, north)]
-    # The widest point of a circle is nearer to the pole than its centre; there sin(dlon) = sin(angle) / cos(lat).
-    ratio = min(math.sin(angle) / math.cos(lat * _RADIANS), 1.0)
-    width = math.degrees(math.asin(ratio)) + _BOX_SLACK
-    return split_box(lon - width, south, lon + width, north)
 
 
 def split_box(west: float, south: float, east: float, north: float) -> list[Box]:

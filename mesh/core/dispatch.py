@@ -110,6 +110,7 @@ class Dispatcher:
         else:
             self.count["queued"] += 1
             self.waiting.own.append(job)
+            self._relieve(now)
 
     def _host(self, job: Job, now: float) -> None:
         """Serve a job that a peer spilled here, against its credit."""
@@ -144,7 +145,7 @@ class Dispatcher:
 
     def _spill_target(self, job: Job) -> Peer | None:
         """Return the peer where the job is better off than waiting here."""
-        nearest = self.peers.nearest_rtt
+        nearest = self.peers.nearest_cost
         if nearest == inf:
             return None
         wait = self.workers.expected_wait(self.waiting.local)
@@ -180,6 +181,17 @@ class Dispatcher:
                 queue.popleft()
             else:
                 break
+        self._relieve(now)
+
+    def _relieve(self, now: float) -> None:
+        """Spill from the head of the queue while a peer is nearer than the wait here.
+
+        The wait grows with each job behind the head: a peer that was too far for it when it came need not be any more.
+        Jobs in `again` are older and next in turn, so they may stay.
+        """
+        own = self.waiting.own
+        while own and (peer := self._spill_target(own[0])) is not None:
+            self._spill(own.popleft(), peer, now)
 
     def refill(self, worker: Worker, now: float) -> None:
         """Give a worker that has just finished a job what waits: `pump` for the one place where room came up."""

@@ -104,7 +104,7 @@ class Neighbours:
             self._peer_welcome(peer, frame, head, after, now)
             return
         richer = peer.wallet.raise_to(head.credit, head.demand)
-        if head.kind in {Kind.REPLY, Kind.PARTIAL, Kind.NACK}:
+        if head.kind in {Kind.REPLY, Kind.NACK}:
             self._answered(peer, frame, head, now)
         elif head.kind == Kind.HEARTBEAT and head.job != NO_JOB:
             self.peers.measured(peer, round_trip(head.job, now))

@@ -60,25 +60,25 @@ ASKING_PEER: Table = {
 SERVING_PEER: Table = {
     State.NEW: {Kind.WELCOME: State.OPEN, Kind.NACK: State.NEW, Kind.GOODBYE: State.NEW},
     State.OPEN: {
-        **_stay(State.OPEN, Kind.WELCOME, Kind.REPLY, Kind.PARTIAL, Kind.NACK, Kind.HEARTBEAT),
+        **_stay(State.OPEN, Kind.WELCOME, Kind.REPLY, Kind.NACK, Kind.HEARTBEAT),
         Kind.DRAIN: State.DRAINING,
         Kind.GOODBYE: State.NEW,
     },
     State.DRAINING: {
         Kind.WELCOME: State.OPEN,
-        **_stay(State.DRAINING, Kind.REPLY, Kind.PARTIAL, Kind.NACK, Kind.HEARTBEAT, Kind.DRAIN),
+        **_stay(State.DRAINING, Kind.REPLY, Kind.NACK, Kind.HEARTBEAT, Kind.DRAIN),
         Kind.GOODBYE: State.NEW,
     },
 }
 WORKER: Table = {
     State.NEW: {Kind.READY: State.OPEN},
     State.OPEN: {
-        **_stay(State.OPEN, Kind.READY, Kind.REPLY, Kind.PARTIAL, Kind.NACK, Kind.HEARTBEAT),
+        **_stay(State.OPEN, Kind.READY, Kind.REPLY, Kind.NACK, Kind.HEARTBEAT),
         Kind.DRAIN: State.DRAINING,
         Kind.GOODBYE: State.NEW,
     },
     State.DRAINING: {
-        **_stay(State.DRAINING, Kind.REPLY, Kind.PARTIAL, Kind.NACK, Kind.HEARTBEAT, Kind.DRAIN),
+        **_stay(State.DRAINING, Kind.REPLY, Kind.NACK, Kind.HEARTBEAT, Kind.DRAIN),
         Kind.READY: State.OPEN,
         Kind.GOODBYE: State.NEW,
     },

@@ -24,7 +24,7 @@ Bare Debian 12 hosts on this machine, to deploy the mesh on and to break it.
                                   run a command beside the hosts, where their names and addresses mean something
   scripts/lab poweroff ne         and `start ne`, `reboot ne`, `cut ne` (no shutdown, as if the plug was pulled)
   scripts/lab link ne down        pull a host's cable; `up` plugs it in; `link ne delay 40ms loss 1%` makes it a bad one
-  scripts/lab save NAME           remember the state of all hosts; `restore NAME` comes back to it in two seconds
+  scripts/lab save NAME           remember the state of all hosts; `restore NAME` comes back to it
   scripts/lab down                remove everything, also after a crash
   scripts/lab clean               remove cached images that no lab uses
 """

@@ -45,6 +45,7 @@ def prepare_playbook(lab: Layout) -> None:
         raise LabError("there is no ansible/site.yml to deploy")
     if not PLAYBOOK.exists():
         raise LabError("there is no Ansible in .venv: run `make .venv/.dev`, or .venv/bin/pip install -e '.[deploy]'")
+    network.identity(lab.control)
     make_secrets(lab)
     if WHEELHOUSE.exists():
         run(PYTHON, WHEELHOUSE)

@@ -8,7 +8,6 @@ import pytest
 from mesh.geo import (
     EARTH_RADIUS_M,
     HALF_CIRCUMFERENCE_M,
-    circle_bounds,
     covering_circle,
     distance,
     distances,
@@ -25,14 +24,6 @@ def sphere(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions spread evenly over the sphere."""
     random = np.random.default_rng(seed)
     return random.uniform(-180, 180, count), np.degrees(np.arcsin(random.uniform(-1, 1, count)))
-
-
-def in_boxes(boxes: list[tuple[float, float, float, float]], lons: np.ndarray, lats: np.ndarray) -> np.ndarray:
-    """Tell which positions lie in one of the boxes."""
-    found = np.zeros(len(lons), dtype=bool)
-    for west, south, east, north in boxes:
-        found |= (lons >= west) & (lons <= east) & (lats >= south) & (lats <= north)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -88,37 +79,6 @@ def test_unit_vectors_have_length_one_and_the_right_axes() -> None:
     assert np.allclose(unit_vector(float(lons[5]), float(lats[5])), vectors[5])
     assert np.allclose(unit_vector(90, 0), (0, 1, 0))
     assert np.allclose(unit_vector(12, 90), (0, 0, 1))
-
-
-@pytest.mark.parametrize("lon", [-180.0, -179.9, -74.0, 0.0, 179.5, 180.0])
-@pytest.mark.parametrize("lat", [-90.0, -89.0, -40.0, 0.0, 65.0, 89.99, 90.0])
-@pytest.mark.parametrize("radius", [0.0, 10.0, 50_000.0, 2_000_000.0, 11_000_000.0, 30_000_000.0])
-def test_the_boxes_of_a_circle_hold_all_of_it(lon: float, lat: float, radius: float) -> None:
-    """No position within the radius lies outside the boxes, at poles and across 180 degrees as well."""
-    boxes = circle_bounds(lon, lat, radius)
-    lons, lats = sphere(4_000, 4)
-    near_lons = (lon + np.linspace(-3, 3, 400) + 180) % 360 - 180
-    near_lats = np.clip(lat + np.linspace(-1, 1, 20), -90, 90)
-    lons = np.concatenate([lons, np.repeat(near_lons, 20), [lon]])
-    lats = np.concatenate([lats, np.tile(near_lats, 400), [lat]])
-    inside = distances(lon, lat, lons, lats) <= radius
-    assert in_boxes(boxes, lons[inside], lats[inside]).all()
-    assert all(west <= east and south <= north for west, south, east, north in boxes)
-    assert len(boxes) <= 2
-
-
-def test_the_box_of_a_small_circle_is_tight() -> None:
-    """A circle of 10 km at 40 degrees north gets a box 20 km wide and high."""
-    [(west, south, east, north)] = circle_bounds(-74, 40, 10_000)
-    assert distance(-74, south, -74, north) == pytest.approx(20_000, rel=1e-6)
-    assert distance(west, 40, east, 40) == pytest.approx(20_000, rel=1e-4)
-
-
-def test_a_circle_across_180_degrees_gets_two_boxes() -> None:
-    """The two boxes meet at the antimeridian."""
-    first, second = circle_bounds(179.9, 52, 50_000)
-    assert (first[2], second[0]) == (180.0, -180.0)
-    assert first[0] > 179 > -179 > second[2]
 
 
 @pytest.mark.parametrize(
