@@ -54,11 +54,10 @@ def run(config: Config, file: Path) -> None:
     context = zmq.Context()
     core = BrokerCore(_settings(config, file), monotonic())
     loop = Loop(core, _sockets(context, config), log.line)
-    # Its sockets are bound, so READY may be said at the first turn: whoever waits for us can connect.
-    living.live(loop, config, lambda: _describe(core, config))
     log.line("info", "listening", {"region": config.region, "clients": config.broker.listen, "pid": os.getpid()})
     try:
-        loop.run()
+        # Its sockets are bound, so READY may be said at the first turn: whoever waits for us can connect.
+        living.live(loop, config, lambda: _describe(core, config))
     finally:
         context.term()
 

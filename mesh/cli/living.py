@@ -37,7 +37,7 @@ CheckOption = Annotated[
 
 
 def live(loop: Loop, config: Config, describe: Callable[[], str], ready: Callable[[], bool] = lambda: True) -> None:
-    """Let the loop tell systemd how it is, and drain when it is told to stop.
+    """Run the loop until it is told to stop and has drained, and let it tell systemd how it is.
 
     The status line starts with what was deployed: whoever deploys compares the fingerprint of the running process with
     that of the wanted state, and so finds those that still have to be restarted, whatever events were lost.
@@ -51,3 +51,7 @@ def live(loop: Loop, config: Config, describe: Callable[[], str], ready: Callabl
         report.stopping(config.broker.grace)
 
     lifecycle.on_stop_signals(stop)
+    try:
+        loop.run()
+    finally:
+        report.stopped()

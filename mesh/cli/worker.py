@@ -75,9 +75,10 @@ def run(config: Config, file: Path, instance: str, service: Service) -> None:
     loop.run_job = runner.submit
     loop.on_wake(runner.collect)
     patient_until = monotonic() + READY_PATIENCE_SECONDS
-    living.live(loop, config, lambda: _describe(core, instance), lambda: core.connected or monotonic() > patient_until)
     try:
-        loop.run()
+        living.live(
+            loop, config, lambda: _describe(core, instance), lambda: core.connected or monotonic() > patient_until
+        )
     finally:
         runner.close()
         context.term()
@@ -104,6 +105,7 @@ def _places(config: Config, file: Path, instance: str, *, check: bool) -> Servic
     from mesh.jobs.places import Places  # noqa: PLC0415
     from mesh.regions import RegionMap  # noqa: PLC0415
 
+    file = file.resolve()  # a shard is opened when it is first asked, and by then `current` may be another release
     regions = RegionMap.load(region_map_path(config, file))
     places = Places(f"{config.region}/{instance}", partial(open_shard, config, file, secrets=not check), regions)
     places.open(config.region)  # so that the first request does not wait for the driver to be imported

@@ -16,8 +16,8 @@ from mesh import geojson, validate
 from mesh import where as filters
 from mesh.client import plan, writing
 from mesh.client.maps import MapCache
-from mesh.core.asking import admin, request
 from mesh.core.refused import StaleMap
+from mesh.core.requests import admin, request
 from mesh.errors import InvalidRequest, MeshError, RemoteProtocolError, WrongRegion
 from mesh.model import (
     AnyAnswer,

@@ -21,12 +21,12 @@ What belongs to no job, such as the late answer of one that was given up, is ign
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from mesh.core import retry
+from mesh.core.asked import Asked, Job
 from mesh.core.gate import Gate
 from mesh.core.refused import refusal
+from mesh.core.requests import Request
 from mesh.errors import (
     Busy,
     DeadlineExceeded,
@@ -36,7 +36,7 @@ from mesh.errors import (
     RemoteProtocolError,
     from_dict,
 )
-from mesh.model import AnyAnswer, AnyOperation, Failed
+from mesh.model import AnyAnswer, Failed
 from mesh.protocol import body, header, limits
 from mesh.protocol.header import Criticality, Flag, Kind, Reason
 
@@ -46,50 +46,6 @@ Outcome = AnyAnswer | body.Hello | bytes | MeshError
 _VERSION = limits.VERSIONS[-1]
 #: A broker that greets us and does not know us a moment later is broken; do not circle with it.
 _MAX_GREETINGS = 5
-_READS = frozenset(
-    {"nearest", "within_radius", "within_box", "within_polygon", "intersects", "find", "count", "get", "get_many"}
-)
-
-
-class Request(NamedTuple):
-    """What to ask a broker: an operation of a region, or one of the kinds that a broker answers itself."""
-
-    kind: int
-    region: bytes = header.NO_REGION
-    body: bytes = b""
-    flags: int = 0
-
-
-def request(region: str, operation: AnyOperation) -> Request:
-    """Return the request that asks *region* for *operation*.
-
-    Raises `LocalProtocolError` for an impossible name, `InvalidRequest` for more than a message may hold.
-    """
-    flags = int(Flag.IDEMPOTENT) if operation.__struct_config__.tag in _READS else 0
-    content = body.encode(operation)
-    if header.SIZE + len(content) > limits.MAX_FRAME_BYTES:
-        message = f"takes {len(content):,} bytes, where a message holds {limits.MAX_FRAME_BYTES:,}"
-        raise InvalidRequest(message, field="body", hint="ask or write less at a time")
-    return Request(int(Kind.REQUEST), header.pad_region(region), content, flags)
-
-
-def admin(kind: Kind) -> Request:
-    """Return the request for a broker's own STATUS, REGIONS or PING, or HELLO for its WELCOME."""
-    return Request(int(kind), flags=int(Flag.IDEMPOTENT))
-
-
-@dataclass(slots=True)
-class _Job:
-    id: bytes
-    request: Request
-    deadline: float
-    #: When a refused job may go out again; None when it waits for nothing but an answer or the wire.
-    due: float | None = None
-    on_its_way: bool = False
-    attempt: int = 0
-    greetings: int = 0
-    #: Which of our sessions with brokers it was sent in.
-    session: int = 0
 
 
 class AskCore:
@@ -114,9 +70,9 @@ class AskCore:
         #: Whether to say HELLO although the gate is closed, and what the broker said when it closed.
         self._probe = False
         self._farewell = ""
-        self._jobs: dict[bytes, _Job] = {}
-        self._queue: deque[_Job] = deque()
-        self._for_welcome: list[_Job] = []
+        self._jobs = Asked()
+        self._queue: deque[Job] = deque()
+        self._for_welcome: list[Job] = []
         self._cancels: list[bytes] = []
         self._times: list[tuple[float, bytes]] = []
 
@@ -124,8 +80,7 @@ class AskCore:
 
     def submit(self, job_id: bytes, request: Request, deadline: float) -> None:
         """Take a job; *job_id* is 16 random bytes."""
-        job = self._jobs[job_id] = _Job(job_id, request, deadline)
-        self._queue.append(job)
+        self._queue.append(self._jobs.add(job_id, request, deadline))
         if len(self._times) > 100 + 4 * len(self._jobs):
             # Jobs that ended leave their deadlines behind; with long timeouts those would pile up.
             self._times = [entry for entry in self._times if entry[1] in self._jobs]
@@ -134,12 +89,12 @@ class AskCore:
 
     def abandon(self, job_id: bytes) -> None:
         """Forget a job nobody waits for any more, and tell the broker."""
-        job = self._jobs.pop(job_id, None)
+        job = self._jobs.forget(job_id)
         if job is None or not job.on_its_way:
             return
         self._gate.ended()
         if job.request.kind == Kind.REQUEST:
-            self._cancels.append(job_id)
+            self._cancels.append(job.wire)
 
     def lost(self) -> None:
         """Take note that the connection is gone, and with it whatever was on its way."""
@@ -147,7 +102,7 @@ class AskCore:
         self.welcome = None
         self._cancels.clear()
         self._take_up_writes()
-        self._lose([job for job in self._jobs.values() if job.on_its_way])
+        self._lose([job for job in self._jobs if job.on_its_way])
         self._gate.open()
 
     def tick(self, now: float) -> None:
@@ -225,7 +180,7 @@ class AskCore:
     @property
     def must_stay(self) -> bool:
         """Whether a write is on its way: going to another broker now would leave its fate unknown."""
-        return any(job.on_its_way and not job.request.flags & Flag.IDEMPOTENT for job in self._jobs.values())
+        return any(job.on_its_way and not job.repeatable for job in self._jobs)
 
     def next_time(self) -> float | None:
         """Return when `tick` has something to do, None if never."""
@@ -235,10 +190,10 @@ class AskCore:
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
-    def _start(self, job: _Job, now: float) -> list[bytes]:
+    def _start(self, job: Job, now: float) -> list[bytes]:
         if job.id not in self._jobs:
             return []
-        if self.welcome is None and not job.request.flags & Flag.IDEMPOTENT:
+        if self.welcome is None and not job.repeatable:
             self._for_welcome.append(job)
             return []
         job.on_its_way, job.session = True, self._session
@@ -248,7 +203,7 @@ class AskCore:
                 self._finish(job, self.welcome)
             return []
         milliseconds = min(max(1, int((job.deadline - now) * 1000)), limits.MAX_BUDGET_MS)
-        return [self._frame(job.request, job.id, milliseconds, min(job.attempt, 255))]
+        return [self._frame(job.request, job.wire, milliseconds, min(job.attempt, 255))]
 
     def _frame(self, request: Request, job_id: bytes = header.NO_JOB, budget_ms: int = 0, attempt: int = 0) -> bytes:
         fields = header.Header(
@@ -266,33 +221,34 @@ class AskCore:
         self._queue.extend(self._for_welcome)
         self._for_welcome.clear()
 
-    def _lose(self, jobs: list[_Job]) -> None:
+    def _lose(self, jobs: list[Job]) -> None:
         """Ask again what may run twice; say of the rest that its fate is unknown."""
         for job in jobs:
-            if job.request.flags & Flag.IDEMPOTENT:
+            if job.repeatable:
+                self._jobs.rename(job)
                 self._enqueue(job)
             else:
                 self._finish(job, RegionUnavailable(f"lost {self.brokers}; the write may or may not have happened"))
 
-    def _enqueue(self, job: _Job) -> None:
+    def _enqueue(self, job: Job) -> None:
         self._back(job)
         self._queue.append(job)
 
-    def _back(self, job: _Job) -> None:
+    def _back(self, job: Job) -> None:
         if job.on_its_way:
             self._gate.ended()
         job.due, job.on_its_way = None, False
 
-    def _finish(self, job: _Job, outcome: Outcome) -> None:
-        if self._jobs.pop(job.id, None) is not None:
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        if self._jobs.forget(job.id) is not None:
             self._back(job)
             self.done.append((job.id, outcome))
 
     def _fail_all(self, error: MeshError) -> None:
-        for job in list(self._jobs.values()):
+        for job in self._jobs:
             self._finish(job, error)
 
-    def _expire(self, job: _Job) -> None:
+    def _expire(self, job: Job) -> None:
         region = header.region_name(job.request.region)
         self.abandon(job.id)
         if self.leaving and not job.on_its_way:
@@ -316,16 +272,16 @@ class AskCore:
             return
         if self._epoch not in {"", self.welcome.epoch}:
             former = self._session_welcomed
-            self._lose([job for job in self._jobs.values() if job.on_its_way and job.session <= former])
+            self._lose([job for job in self._jobs if job.on_its_way and job.session <= former])
         self._epoch, self._session_welcomed = self.welcome.epoch, self._session
         if self._gate.closed:
             self._gate.open()
         self._take_up_writes()
-        for job in [job for job in self._jobs.values() if job.request.kind == Kind.HELLO]:
+        for job in [job for job in self._jobs if job.request.kind == Kind.HELLO]:
             self._finish(job, self.welcome)
 
     def _replied(self, job_id: bytes, frame: bytes) -> None:
-        job = self._jobs.get(job_id)
+        job = self._jobs.find(job_id)
         if job is None:
             return
         self._budget.succeeded()
@@ -348,9 +304,9 @@ class AskCore:
         elif fields.reason == Reason.DRAINING:
             self._farewell = text
             self._hold(now)
-            if (job := self._jobs.get(fields.job)) is not None:
+            if (job := self._jobs.find(fields.job)) is not None:
                 self._enqueue(job)
-        elif (job := self._jobs.get(fields.job)) is not None:
+        elif (job := self._jobs.find(fields.job)) is not None:
             if fields.reason in {Reason.BUSY, Reason.NO_CREDIT}:
                 self._pushed_back(job, fields, text, now)
             else:
@@ -359,7 +315,7 @@ class AskCore:
     def _forgotten(self, job_id: bytes) -> None:
         # The broker restarted, or dropped us after a long silence: nothing was done, so saying hello again is free.
         self._greeted, self.welcome = False, None
-        job = self._jobs.get(job_id)
+        job = self._jobs.find(job_id)
         if job is None:
             return
         job.greetings += 1
@@ -368,7 +324,7 @@ class AskCore:
         else:
             self._enqueue(job)
 
-    def _pushed_back(self, job: _Job, fields: header.Header, text: str, now: float) -> None:
+    def _pushed_back(self, job: Job, fields: header.Header, text: str, now: float) -> None:
         unknown = fields.budget_ms == limits.NO_RETRY_AFTER
         retry_after = None if unknown else fields.budget_ms / 1000
         job.attempt += 1
@@ -381,7 +337,7 @@ class AskCore:
         job.due = due
         heapq.heappush(self._times, (due, job.id))
 
-    def _may_retry(self, job: _Job) -> bool:
+    def _may_retry(self, job: Job) -> bool:
         self._budget.refused()
         return job.attempt < retry.MAX_ATTEMPTS and self._budget.allows_retry()
 

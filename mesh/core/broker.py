@@ -116,6 +116,8 @@ class BrokerCore:
         if now >= self._next_beat:
             self._next_beat = now + self.settings.heartbeat
             self._beat(now)
+        if self.jobs.draining and not self.jobs.workers.slots:
+            self.jobs.hand_back()
         if self._drain_until is not None and ((self.jobs.idle and self._quiet(now)) or now >= self._drain_until):
             self._leave()
 
@@ -132,6 +134,7 @@ class BrokerCore:
             self._requests = self.jobs.count["requests"]
             self.jobs.draining = True
             self.out.log("info", "draining", jobs=len(self.jobs.outstanding))
+            self.jobs.hand_back()
             self.neighbours.announce_drain()
             self._tell_clients(Kind.DRAIN)
 

@@ -210,6 +210,13 @@ class Dispatcher:
             else:
                 self._spill(job, peer, now)
 
+    def hand_back(self) -> None:
+        """Refuse what waits, because this broker leaves: it was not started, or may be started again."""
+        while queue := self.waiting.first():
+            job = queue.popleft()
+            if not job.answered:
+                self.end(job, Reason.DRAINING, f"the broker of {self.settings.region} is shutting down")
+
     def take_back(self, job: Job, now: float) -> None:
         """Serve a job again that came back without having been started."""
         job.peer = None

@@ -4,6 +4,7 @@ It owns no socket, no clock and no thread: `Run` asks for a job to be run, `fini
 """
 
 from collections import deque
+from math import inf
 
 from mesh.core.actions import Action, Link, Outbox, Run, Stop
 from mesh.core.settings import WorkerSettings
@@ -26,6 +27,11 @@ from mesh.protocol.refusal import nack
 
 #: Seconds between two READYs while the broker does not answer: a new one has jobs that wait for us.
 READY_SECONDS = 0.05
+#: How long a worker that leaves waits for its broker to hear of it, in seconds.
+FAREWELL_SECONDS = 0.5
+#: The broker returns every heartbeat as it is, in order. When this one comes back it has heard the DRAIN before it, and
+#: what it sent until then is here.
+_FAREWELL = encode(Header(kind=Kind.HEARTBEAT, job=b"until you know  "))
 #: The only address a DEALER has.
 BROKER = b""
 
@@ -44,6 +50,8 @@ class WorkerCore:
         self._heard = now
         self._next_beat = now
         self._drain_until: float | None = None
+        #: In a drain: when to leave at the latest although the broker may not know of it.
+        self._farewell_until = now
 
     def __repr__(self) -> str:
         return f"<WorkerCore {self.settings.instance} running={len(self._running)} waiting={len(self._waiting)}>"
@@ -78,6 +86,8 @@ class WorkerCore:
             self._welcome()
         elif head.kind in {Kind.NACK, Kind.GOODBYE}:
             self._turned_away(head, frame, now)
+        elif frame == _FAREWELL:
+            self._farewell_until = now
 
     def malformed(self, _link: int, _sender: bytes, parts: int, now: float) -> None:
         """Ignore a message of more than one part."""
@@ -108,20 +118,30 @@ class WorkerCore:
                 self._welcomed = False
             self._next_beat = now + self._interval
             self._beat()
-        if self._drain_until is not None and (self._idle or now >= self._drain_until):
+        if now >= self._leave_at:
             self._send(Header(kind=Kind.GOODBYE))
             self.out.actions.append(Stop())
 
     def wake_at(self) -> float:
         """Return when the next tick is due."""
-        return 0.0 if self._drain_until is not None and self._idle else self._next_beat
+        return min(self._next_beat, self._leave_at)
+
+    @property
+    def _leave_at(self) -> float:
+        if self._drain_until is None:
+            return inf
+        if not self._idle:
+            return self._drain_until
+        return self._farewell_until if self._welcomed else 0.0
 
     def drain(self, now: float) -> None:
         """Finish what is here, take nothing new, say goodbye, and `Stop`."""
         if self._drain_until is None:
             self._drain_until = now + self.settings.grace
             self.out.log("info", "draining", jobs=len(self._running) + len(self._waiting))
+            self._farewell_until = now + FAREWELL_SECONDS
             self._send(Header(kind=Kind.DRAIN))
+            self.out.send(Link.LOCAL, BROKER, _FAREWELL)
 
     def take(self, _now: float) -> list[Action]:
         """Return what was decided since the last call."""
@@ -165,7 +185,8 @@ class WorkerCore:
         self._welcomed = False
         self._next_beat = now + self._interval
         if head.kind == Kind.NACK and head.reason == Reason.NO_SESSION:
-            self._ready()
+            if self._drain_until is None:
+                self._ready()
         elif head.kind == Kind.NACK:
             self._next_beat = now + self.settings.heartbeat
             self.out.log_rarely(now, "error", "broker refuses us", text=body.decode_text(frame[SIZE:]))

@@ -79,6 +79,11 @@ class Reporter:
         extended = int((seconds + _EXTRA_SECONDS) * 1e6)
         self._notifier.say("STOPPING=1", f"EXTEND_TIMEOUT_USEC={extended}")
 
+    def stopped(self) -> None:
+        """Take back the status: systemd shows the last one also of a unit that does not run any more."""
+        self._notifier.say("STATUS=stopped")
+        self._notifier.close()
+
     def _report(self, now: float) -> None:
         if now >= self._next_beat and self._notifier.say("WATCHDOG=1"):
             self._next_beat = now + self._beat_seconds

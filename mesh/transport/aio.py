@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import zmq
 
-from mesh.core.asking import Outcome, Request
+from mesh.core.asking import Outcome
+from mesh.core.requests import Request
 from mesh.core.retry import RetryBudget
 from mesh.errors import LocalProtocolError
 from mesh.protocol.header import ANY_MAP
@@ -28,6 +29,7 @@ class AsyncConnection:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._link: Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watched: zmq.Socket[bytes] | None = None
         self._descriptor = -1
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: dict[bytes, asyncio.Future[Outcome]] = {}
@@ -68,17 +70,26 @@ class AsyncConnection:
             raise LocalProtocolError("this client is closed")
         if self._link is None:
             self._link, self._loop = Link(self._context, self.endpoints, RetryBudget(), self._patience), loop
-            self._descriptor = int(self._link.socket.getsockopt(zmq.FD))
-            loop.add_reader(self._descriptor, self._pump)
+            self._watch(self._link, loop)
         elif self._loop is not loop:
             raise LocalProtocolError("this client belongs to another event loop; make one in each")
         return self._link, loop
+
+    def _watch(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+        """Listen to the link's socket, which is another one when it has gone to the next broker."""
+        if link.socket is self._watched:
+            return
+        if self._watched is not None:
+            loop.remove_reader(self._descriptor)
+        self._watched, self._descriptor = link.socket, int(link.socket.getsockopt(zmq.FD))
+        loop.add_reader(self._descriptor, self._pump)
 
     def _pump(self) -> None:
         link, loop = self._link, self._loop
         if link is None or loop is None:
             return
         wake = link.pump(time.monotonic())
+        self._watch(link, loop)
         self._deliver(link)
         if self._timer is not None:
             self._timer.cancel()

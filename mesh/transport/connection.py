@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import zmq
 
-from mesh.core.asking import AskCore, Outcome, Request
+from mesh.core.asking import AskCore, Outcome
+from mesh.core.requests import Request
 from mesh.core.retry import RetryBudget
 from mesh.errors import InvalidRequest, LocalProtocolError
 from mesh.protocol.header import ANY_MAP
@@ -69,16 +70,15 @@ class Link:
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.core = AskCore(budget, random.random, " or ".join(targets))
-        self.socket = sockets.dealer(context)
-        sockets.connecting(self.socket, sockets.CLIENT)
+        self._context = context
         self._targets, self._turn, self._patience = targets, 0, patience
+        self.socket = self._connect()
         #: Since when we wait for a greeting; None while there is a session or nothing to wait for.
         self._waiting_since: float | None = None
         self._linked = False
         #: Whether a connection broke that we had; when we last went to another broker.
         self._broken = False
         self._turned = 0.0
-        sockets.connect(self.socket, targets[0], "broker")
 
     @property
     def linked(self) -> bool:
@@ -147,6 +147,12 @@ class Link:
         times = (now + _LOOK_SECONDS, self.core.next_time())
         return min(at for at in times if at is not None)
 
+    def _connect(self) -> "zmq.Socket[bytes]":
+        socket = sockets.dealer(self._context)
+        sockets.connecting(socket, sockets.CLIENT)
+        sockets.connect(socket, self.target, "broker")
+        return socket
+
     def _gives_up(self, now: float) -> bool:
         """Whether another broker is a better bet than the one in use."""
         leaves = self.core.leaving and not self.core.must_stay
@@ -160,9 +166,12 @@ class Link:
         return now - self._waiting_since >= self._patience
 
     def _turn_to_next(self, now: float) -> None:
-        self.socket.disconnect(self.target)
-        self._turn = (self._turn + 1) % len(self._targets)
-        sockets.connect(self.socket, self.target, "broker")
+        # Another socket, for disconnect() only begins to take effect: what is sent next may go to the former broker
+        # all the same, which is about to end and reads no more. Made before the other is closed, so that the two have
+        # different descriptors, by which `AsyncConnection` sees the change.
+        former, self._turn = self.socket, (self._turn + 1) % len(self._targets)
+        self.socket = self._connect()
+        former.close(0)
         self._linked = self._broken = False
         self._waiting_since = self._turned = now
         self.core.lost()

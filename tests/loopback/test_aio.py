@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from mesh.core.asking import Outcome, request
+from mesh.core.asking import Outcome
+from mesh.core.requests import request
 from mesh.errors import LocalProtocolError, RegionUnavailable
 from mesh.model import Counted, Find
 from mesh.transport.aio import AsyncConnection

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mesh.core.asking import Outcome, Request, admin, request
+from mesh.core.asking import Outcome
 from mesh.core.refused import StaleMap
+from mesh.core.requests import Request, admin, request
 from mesh.errors import Busy, DeadlineExceeded, InvalidRequest, LocalProtocolError, ProtocolError, RegionUnavailable
 from mesh.model import Counted, Delete, Failed, Find, Get
 from mesh.protocol import body, header

@@ -54,6 +54,9 @@ class Steady:
         self._stop.set()
         self._thread.join()
 
+    def close(self) -> None:
+        """Close the client, if it is not the thread's own."""
+
     def _run(self) -> None:
         raise NotImplementedError
 
@@ -64,6 +67,10 @@ class SteadyThreads(Steady):
     def __init__(self, client: Client, ask: Callable[[Client], object], per_second: float, threads: int = 16) -> None:
         super().__init__(per_second)
         self._client, self._ask, self._threads = client, ask, threads
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
 
     def _run(self) -> None:
         with ThreadPoolExecutor(self._threads) as pool:

@@ -132,8 +132,10 @@ def listening(port: int = 0) -> socket.socket:
 class UnitMesh:
     """Regions whose brokers and workers run as units, each broker on a socket that outlives it; places in memory."""
 
-    def __init__(self, directory: Path, *regions: str, workers: int = 2, activated: bool = True) -> None:
-        self.directory, self.regions, self.workers = directory, regions, workers
+    def __init__(
+        self, directory: Path, *regions: str, workers: int = 2, activated: bool = True, service: str = "places"
+    ) -> None:
+        self.directory, self.regions, self.workers, self.service = directory, regions, workers, service
         first = free_ports(len(regions))
         self.endpoints = {name: f"tcp://{HOST}:{first + number}" for number, name in enumerate(regions)}
         self.sockets = {name: listening(first + number) for number, name in enumerate(regions) if activated}
@@ -177,6 +179,7 @@ class UnitMesh:
             "mesh_region": name,
             "mesh_broker_listen": self.endpoints[name],
             "mesh_broker_workers": f"ipc://{self.directory}/{name}.w",
+            "mesh_worker_service": self.service,
             "mesh_peers": {other: {"endpoint": at} for other, at in self.endpoints.items() if other != name},
             "mesh_shards": {other: {"uri": f"memory://{self.directory}/{other}.store"} for other in self.regions},
         }

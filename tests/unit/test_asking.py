@@ -1,9 +1,12 @@
 """mesh.core.asking when its broker leaves and another comes: what is asked again, when, and what never is."""
 
+from itertools import pairwise
+
 import pytest
 
-from mesh.core.asking import AskCore, Request, admin, request
+from mesh.core.asking import AskCore
 from mesh.core.gate import WINDOW
+from mesh.core.requests import Request, admin, request
 from mesh.core.retry import RetryBudget
 from mesh.errors import Busy, DeadlineExceeded, RegionUnavailable
 from mesh.model import Counted, Delete, Find
@@ -30,6 +33,8 @@ class Client:
     def __init__(self) -> None:
         self.now = 100.0
         self.core = AskCore(RetryBudget(), lambda: 0.5)
+        #: What the requests were called on the wire.
+        self.names: list[bytes] = []
 
     def submit(self, what: Request, job: bytes = ID, seconds: float = 2.0) -> None:
         """Take a question."""
@@ -46,7 +51,9 @@ class Client:
         while True:
             self.core.tick(self.now)
             if self.core.wants_to_send:
-                kinds += [Kind(peek(frame).kind).name for frame in self.core.frames(self.now)]
+                heads = [peek(frame) for frame in self.core.frames(self.now)]
+                kinds += [Kind(head.kind).name for head in heads]
+                self.names += [head.job for head in heads if head.kind == Kind.REQUEST]
             if self.now >= end:
                 return kinds
             self.now = min(end, self.now + 0.01)
@@ -114,10 +121,10 @@ def test_what_was_refused_by_a_leaving_broker_is_asked_of_the_next(client: Clien
 def test_many_refusals_do_not_use_up_the_retries(client: Client) -> None:
     """Leaving is no overload: neither attempts nor budget nor growing waits."""
     for _ in range(20):
-        client.hears(nack(Reason.DRAINING, "shutting down", job=ID))
+        client.hears(nack(Reason.DRAINING, "shutting down", job=client.names[-1]))
         client.core.lost()
         assert client.says(0.05) == ["HELLO", "REQUEST"]
-    client.hears(welcome("two"), answer())
+    client.hears(welcome("two"), answer(client.names[-1]))
     assert client.outcomes() == [Counted(1)]
 
 
@@ -266,3 +273,28 @@ def test_writes_are_part_of_the_crowd() -> None:
     assert set(client.says(0.5)) == {"HELLO"}
     client.hears(welcome())
     assert client.says() == ["REQUEST"] * WINDOW
+
+
+def test_a_question_that_is_asked_anew_has_another_name(client: Client) -> None:
+    """Under the first one it may still run somewhere, and the broker there would call the second a stranger's."""
+    for _ in range(300):
+        client.core.lost()
+        client.says()
+        client.hears(welcome("two"))
+    assert client.names[0] == ID
+    assert all(earlier != later for earlier, later in pairwise(client.names))
+    client.hears(answer(client.names[-2]), nack(Reason.CANCELLED, "", job=client.names[-2]))
+    assert client.outcomes() == [], "what the first broker says is of no interest any more"
+    client.hears(answer(client.names[-1]))
+    assert client.core.done == [(ID, Counted(1))]
+    assert not client.core._jobs._aliases
+
+
+def test_giving_up_names_what_the_broker_knows(client: Client) -> None:
+    client.core.lost()
+    client.says()
+    client.core.abandon(ID)
+    client.core.tick(client.now)
+    (frame,) = client.core.frames(client.now)
+    assert (peek(frame).kind, peek(frame).job) == (Kind.CANCEL, client.names[-1])
+    assert not client.core._jobs._aliases

@@ -255,6 +255,36 @@ def test_a_draining_broker_finishes_what_it_has_and_takes_nothing_new():
     assert Address("broker", "ne") in mesh.stopped
 
 
+def test_what_only_waits_is_handed_back_by_a_broker_that_leaves():
+    """It has not been started, so its successor, or another broker, may have it; the drain takes no longer for it."""
+    mesh = Wiring("ne")
+    mesh.hello("c", "ne")
+    for _ in range(3):
+        mesh.ask("c", "ne", takes=0.3, flags=Flag.NONE)
+    mesh.broker("ne").drain(mesh.now)
+    mesh.perform(Address("broker", "ne"))
+    assert answers(mesh) == [("NACK", "DRAINING")] * 2 + [("DRAIN", "NONE")]
+    mesh.advance(0.35)
+    assert answers(mesh)[3:5] == [("REPLY", "NONE"), ("GOODBYE", "NONE")]
+    assert len(mesh.ran) == 1
+
+
+def test_a_broker_that_leaves_does_not_wait_for_workers_that_have_left():
+    """A job whose worker died comes back, and nobody is there to take it again."""
+    mesh = Wiring("ne", "south")
+    mesh.hello("c", "ne")
+    mesh.ask("c", "ne", takes=5.0)
+    mesh.broker("ne").drain(mesh.now)
+    mesh.kill("worker", "ne/1")
+    mesh.advance(1.6)
+    assert answers(mesh) == [
+        ("DRAIN", "NONE"),
+        ("NACK", "DRAINING"),
+        *[("GOODBYE", "NONE")] * answers(mesh).count(("GOODBYE", "NONE")),
+    ]
+    assert Address("broker", "ne") in mesh.stopped
+
+
 def test_a_broker_that_has_just_come_up_keeps_what_it_gets():
     """Its workers need a moment to find it; the crowd that waited for it is there first, and larger than a queue."""
     mesh = Wiring("ne", workers=0, queue=4)

@@ -10,8 +10,9 @@ import pytest
 
 import mesh
 from mesh import AsyncClient, Client
-from mesh.core.asking import Outcome, Request
+from mesh.core.asking import Outcome
 from mesh.core.refused import StaleMap
+from mesh.core.requests import Request
 from mesh.errors import InvalidRequest, ProtocolError
 from mesh.model import Found
 from mesh.protocol.body import Hello

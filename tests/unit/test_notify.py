@@ -180,6 +180,14 @@ def test_stopping_asks_for_the_time_of_the_drain(systemd: Systemd) -> None:
     assert said == "STOPPING=1\nEXTEND_TIMEOUT_USEC=65000000"
 
 
+def test_a_status_does_not_outlive_its_process(systemd: Systemd) -> None:
+    """Whoever reads the status of a stopped unit must not take it for that of a running one."""
+    report = reporter(systemd.notifier(), "release=1 fingerprint=abc")
+    report()
+    report.stopped()
+    assert systemd.heard()[-1] == "STATUS=stopped"
+
+
 def test_a_status_cannot_forge_a_line() -> None:
     """A release name from a file must not say READY for us."""
     assert one_line("a\nREADY=1\r\x00é") == "a?READY=1??é"

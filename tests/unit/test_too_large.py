@@ -5,8 +5,8 @@ import pytest
 
 from mesh.config.load import shipped
 from mesh.core.actions import Link, Send
-from mesh.core.asking import request
 from mesh.core.broker import BrokerCore
+from mesh.core.requests import request
 from mesh.core.settings import BrokerSettings, WorkerSettings
 from mesh.core.worker import WorkerCore
 from mesh.errors import InvalidRequest
