@@ -74,7 +74,8 @@ def test_the_configuration_is_closed_from_the_first_start() -> None:
         "keyFile": "/etc/mongodb/keyfile",
         "javascriptEnabled": False,
     }
-    assert written["setParameter"] == {"enableLocalhostAuthBypass": False, "authenticationMechanisms": "SCRAM-SHA-256"}
+    assert written["setParameter"]["enableLocalhostAuthBypass"] is False
+    assert written["setParameter"]["authenticationMechanisms"] == "SCRAM-SHA-256"
     assert written["net"]["bindIp"] == "127.0.0.1,10.77.0.11"
     assert "ipv6" not in written["net"]
     assert written["net"]["tls"]["mode"] == "requireTLS"

@@ -16,6 +16,8 @@ from nspawn_lab.layout import ROOT
 
 from tests.lab.testbed import PlaybookRun, Testbed, layout_of
 
+#: Seconds. A first converge takes two minutes on a machine of one's own, and ten times that beside other work.
+pytestmark = pytest.mark.timeout(2_400)
 NE, SW, WORKERS_ONLY = "ne.example.net", "sw.example.net", "ne-w1.example.net"
 NE_ADDRESS, PORT = "10.77.0.11", 27017
 PYTHON, CA = "/opt/mesh/current/venv/bin/python", "/etc/mongodb/ca.pem"
@@ -33,7 +35,7 @@ class Mesh:
 
     def site(self, *arguments: str, check: bool = True) -> PlaybookRun:
         """Run site.yml."""
-        return self.testbed.playbook("site.yml", "-e", f"@{self.vault}", *arguments, check=check)
+        return self.testbed.playbook("site.yml", "-e", f"@{self.vault}", *arguments, check=check, timeout=2_000)
 
     def client(self, *arguments: str) -> dict[str, Any]:
         """Ask the broker of ne."""
