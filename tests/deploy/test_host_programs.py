@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
-import tomllib
 from packaging.requirements import Requirement
 
 from tests.deploy.load import ANSIBLE, ROOT, load
@@ -66,6 +66,10 @@ def release(home: Path, name: str, venv: str, age: float | None) -> None:
         os.utime(home / "releases" / name / ".complete", (age, age))
 
 
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 def test_pruning_keeps_what_is_needed(tmp_path: Path) -> None:
     """Current and previous whatever their age, the newest, and the software that a process was started from."""
     home, proc = tmp_path / "mesh", tmp_path / "proc"
@@ -77,8 +81,8 @@ def test_pruning_keeps_what_is_needed(tmp_path: Path) -> None:
     (proc / "77").mkdir(parents=True)
     (proc / "77/cmdline").write_bytes(f"{home}/venvs/aaaaaaaaaaa3/bin/python3\0mesh-worker\0".encode())
     removed = run("roles/mesh_services/files/prune.py", str(home), "3", str(proc)).split()
-    assert sorted(os.listdir(home / "releases")) == ["r1", "r2", "r5"]
-    assert sorted(os.listdir(home / "venvs")) == [f"aaaaaaaaaaa{n}" for n in (1, 2, 3, 5)]
+    assert names_in(home / "releases") == ["r1", "r2", "r5"]
+    assert names_in(home / "venvs") == [f"aaaaaaaaaaa{n}" for n in (1, 2, 3, 5)]
     assert f"{home}/releases/half" in removed
     assert run("roles/mesh_services/files/prune.py", str(home), "3", str(proc)) == ""
 
@@ -90,7 +94,7 @@ def test_pruning_never_removes_current_and_previous_for_a_count(tmp_path: Path) 
     (tmp_path / "current").symlink_to("releases/r1")
     (tmp_path / "previous").symlink_to("releases/r2")
     run("roles/mesh_services/files/prune.py", str(tmp_path), "1", str(tmp_path / "venvs"))
-    assert sorted(os.listdir(tmp_path / "releases")) == ["r1", "r2"]
+    assert names_in(tmp_path / "releases") == ["r1", "r2"]
 
 
 # -- mesh_files --------------------------------------------------------------------------------------------------------
@@ -98,7 +102,16 @@ def test_pruning_never_removes_current_and_previous_for_a_count(tmp_path: Path) 
 
 def mesh_files(files: list[dict[str, Any]], directory: Path, *options: str) -> dict[str, Any]:
     """Run the module once on this machine; return its result."""
-    words = [Path(sys.executable).with_name("ansible"), "-i", "localhost,", "-c", "local", "localhost", "-m", "mesh_files"]
+    words = [
+        Path(sys.executable).with_name("ansible"),
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "localhost",
+        "-m",
+        "mesh_files",
+    ]
     environment = os.environ | {
         "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
         "ANSIBLE_HOME": str(directory / "home"),
@@ -161,8 +174,10 @@ def test_the_same_sources_give_the_same_bytes(tree: Path, tmp_path: Path, monkey
 
 
 def test_what_changes_a_build(tree: Path) -> None:
-    """Code, template, map and lock do; documents and caches do not."""
+    """Code, template, map and lock do; documents, caches and the settings of developers' tools do not."""
     before = wheelhouse.digest_of(tree)
+    project = (tree / "pyproject.toml").read_text()
+    (tree / "pyproject.toml").write_text(project.replace("line-length = 120", "line-length = 99"))
     (tree / "README.md").write_text("other")
     (tree / "mesh/__pycache__").mkdir()
     (tree / "mesh/__pycache__/x.pyc").write_text("other")
@@ -171,6 +186,8 @@ def test_what_changes_a_build(tree: Path) -> None:
         (tree / name).write_text((tree / name).read_text() + "\n")
         assert wheelhouse.digest_of(tree) != before
         before = wheelhouse.digest_of(tree)
+    (tree / "pyproject.toml").write_text(project.replace('"tomli>=2.0', '"tomli>=2.1'))
+    assert wheelhouse.digest_of(tree) != before
 
 
 def test_every_build_of_a_changed_tree_has_its_own_version(tree: Path) -> None:
@@ -203,7 +220,12 @@ def test_the_lock_file_has_what_the_package_needs() -> None:
 
 def rules(**changes: Any) -> str:
     """Render the rules as the role does."""
-    networks = {"peers": ["10.0.0.1", "fd00::1"], "workers": [], "clients": ["0.0.0.0/0", "::/0"], "ssh": ["10.0.0.0/8"]}
+    networks = {
+        "peers": ["10.0.0.1", "fd00::1"],
+        "workers": [],
+        "clients": ["0.0.0.0/0", "::/0"],
+        "ssh": ["10.0.0.0/8"],
+    }
     sets = [{"name": name, "networks": values} for name, values in (networks | changes).items()]
     ports = {"ssh": 22, "mesh": 5570, "workers": 5571, "mongodb": 27017, "open": changes.get("open", [])}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
@@ -222,7 +244,7 @@ def test_the_rule_text_does_not_depend_on_who_is_in_the_sets() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("nft"), reason="needs root and nft")
 def test_a_reload_replaces_our_table_and_no_other(tmp_path: Path) -> None:
-    """In a network namespace of its own: twice in a row, with others' tables beside it, and as the probe compares it."""
+    """In a network namespace of its own: twice in a row, beside another's table, and as the probe compares it."""
     (tmp_path / "one.nft").write_text(rules())
     (tmp_path / "two.nft").write_text(rules(open=[9100], workers=["10.0.0.9"]))
     (tmp_path / "other.nft").write_text("table ip docker {\n}\n")

@@ -118,7 +118,13 @@ def test_nothing_is_too_long() -> None:
 def test_every_role_has_what_a_role_has() -> None:
     """A README for people, and the lists that Ansible and ansible-lint read."""
     for role in ROLES:
-        for part in ("README.md", "defaults/main.yml", "meta/main.yml", "meta/argument_specs.yml", "tasks/preflight.yml"):
+        for part in (
+            "README.md",
+            "defaults/main.yml",
+            "meta/main.yml",
+            "meta/argument_specs.yml",
+            "tasks/preflight.yml",
+        ):
             assert (ANSIBLE / "roles" / role / part).exists(), f"{role}/{part}"
 
 
@@ -131,7 +137,7 @@ def tasks_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_no_change_depends_on_a_handler() -> None:
-    """The trap: a handler that failed, or never ran, is not run again; so there are none that matter, and none at all."""
+    """The trap: a handler that failed, or never ran, is not run again; so there are none at all."""
     assert list(ANSIBLE.glob("roles/*/handlers")) == []
     notifying = [path for path in ANSIBLE.glob("roles/*/tasks/*.yml") for task in tasks_of(path) if "notify" in task]
     assert notifying == []

@@ -11,7 +11,8 @@ from tests.lab.testbed import PlaybookRun, Testbed
 
 #: id, name, lon, lat: near the positions that load.py asks for, so that each region has an answer of its own.
 PLACES = [("ne:1", "New York", -74.0, 40.71), ("ne:2", "Boston", -71.06, 42.36), ("ne:3", "Concord", -71.35, 42.46),
-          ("south:1", "Atlanta", -84.39, 33.75), ("south:2", "Macon", -83.63, 32.84), ("south:3", "Athens", -83.38, 33.96),
+          ("south:1", "Atlanta", -84.39, 33.75), ("south:2", "Macon", -83.63, 32.84),
+          ("south:3", "Athens", -83.38, 33.96),
           ("mw:1", "Chicago", -87.63, 41.88), ("mw:2", "Gary", -87.34, 41.6), ("mw:3", "Joliet", -88.08, 41.53),
           ("sw:1", "Austin", -97.74, 30.27), ("sw:2", "Round Rock", -97.68, 30.51), ("sw:3", "Dallas", -96.8, 32.78),
           ("ca:1", "Los Angeles", -118.24, 34.05), ("ca:2", "Pasadena", -118.14, 34.15),
@@ -64,14 +65,18 @@ class Deployed:
         """Return the status line of each of a host's processes."""
         units = "mesh-broker.service 'mesh-worker@*.service'"
         shown = self.bed.run(host, f"systemctl show --property=Id,StatusText {units}").stdout
-        blocks = (dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip())
+        blocks = (
+            dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip()
+        )
         return {block["Id"]: block["StatusText"] for block in blocks}
 
     def pids(self, host: str) -> dict[str, str]:
         """Return the process of each of a host's services: what was not restarted keeps its own."""
         units = "mesh-broker.service 'mesh-worker@*.service'"
         shown = self.bed.run(host, f"systemctl show --property=Id,MainPID {units}").stdout
-        blocks = (dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip())
+        blocks = (
+            dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip()
+        )
         return {block["Id"]: block["MainPID"] for block in blocks if block["MainPID"] != "0"}
 
     def wait(self, seconds: float = 60) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ TAGS = ("install", "configure", "run", "verify", "base", "firewall", "mesh", "mo
 
 def report(name: str, figures: dict[str, Any]) -> None:
     """Print figures for whoever reads `pytest -rP`."""
-    print(name, json.dumps(figures))
+    sys.stdout.write(f"{name} {json.dumps(figures)}\n")
 
 
 def assert_untouched(mesh: Deployed, before: dict[str, dict[str, str]], hosts: list[str]) -> None:
@@ -82,7 +83,7 @@ def test_each_tag_works_alone(mesh: Deployed, tag: str) -> None:
 
 
 def test_verify_sees_drift_and_site_mends_it(mesh: Deployed) -> None:
-    """Modes, units, rules, links, processes: each is named, nothing is changed by looking, and the next run puts it right."""
+    """Modes, units, rules, links, processes: each is named, nothing is changed by looking, the next run mends it."""
     assert mesh.bed.playbook("verify.yml").changed == {}
     run = mesh.bed.run
     run(SW, "chmod 0644 /etc/mesh/credentials/shard.ne.password")
@@ -159,7 +160,7 @@ def test_a_rollout_of_new_software_fails_no_request(mesh: Deployed, tmp_path: Pa
 
 
 def test_a_release_that_does_not_serve_stops_at_the_first_host(mesh: Deployed) -> None:
-    """All checks take it, its workers start, and yet questions have no answer: the host gets its former release back."""
+    """All checks take it, its workers start, and yet questions have no answer: the host gets its former one back."""
     former, before = mesh.releases(), all_pids(mesh)
     run = mesh.with_options(check=False, mesh_worker_service="echo", mesh_services_gate_tries=3)
     assert run.returncode != 0
@@ -217,7 +218,9 @@ def test_workers_shrink_and_grow(mesh: Deployed) -> None:
         links = mesh.bed.run(SW, "ls /etc/systemd/system/mesh.target.wants").stdout.split()
         assert [name for name in links if "worker" in name] == wanted
         after = mesh.pids(SW)
-        assert {name: after[name] for name in before if name in after} == {n: p for n, p in before.items() if n in after}
+        assert {name: after[name] for name in before if name in after} == {
+            n: p for n, p in before.items() if n in after
+        }
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -325,7 +328,7 @@ def test_a_disk_that_fills_up_leaves_no_half_release(mesh: Deployed, tmp_path: P
 
 
 def test_a_run_that_was_cut_short_is_continued(mesh: Deployed) -> None:
-    """The trap of the lost handler: all is written, nothing was restarted, and the next run finds all files as they should be."""
+    """The trap of the lost handler: nothing was restarted, and the next run finds all files as they should be."""
     options = '{"mesh_broker_options": {"grace": 9}}'
     before = all_pids(mesh)
     mesh.site("-e", options, "--skip-tags", "run")
@@ -348,7 +351,9 @@ def test_rules_that_lock_us_out_are_taken_back(mesh: Deployed) -> None:
     networks = '{"firewall_ssh_networks": ["192.0.2.0/24"], "firewall_revert_seconds": 15}'
     run = mesh.site("--limit", CA, "--tags", "firewall", "-e", networks, check=False)
     assert run.returncode != 0
-    mesh.bed.run(CA, "for i in $(seq 30); do nft list set inet mesh ssh4 | grep -q 192.0.2 || exit 0; sleep 1; done; exit 1")
+    mesh.bed.run(
+        CA, "for i in $(seq 30); do nft list set inet mesh ssh4 | grep -q 192.0.2 || exit 0; sleep 1; done; exit 1"
+    )
     assert mesh.bed.read(CA, "/etc/nftables.d/mesh.nft") == rules
     assert mesh.site().changed == {}
 
@@ -414,8 +419,8 @@ def test_uninstall_asks_first_and_keeps_the_places(mesh: Deployed) -> None:
     mesh.client(*AUSTIN)
     mesh.bed.playbook("uninstall.yml", "-e", "mesh_uninstall=yes")
     for host in mesh.bed.hosts:
-        left = "ls -d /opt/mesh /etc/mesh /etc/systemd/system/mesh* /etc/nftables.d/mesh.nft 2>/dev/null; id mesh 2>/dev/null"
-        assert mesh.bed.run(host, f"{left}; nft list tables; pgrep -f mesh- || true").stdout == ""
+        left = "ls -d /opt/mesh /etc/mesh /etc/systemd/system/mesh* /etc/nftables.d/mesh.nft; id mesh"
+        assert mesh.bed.run(host, f"({left}) 2>/dev/null; nft list tables; pgrep -f mesh- || true").stdout == ""
     mesh.site()
     mesh.wait()
     assert [place["properties"]["name"] for place in mesh.client(*AUSTIN)["places"]] == ["Austin", "Round Rock"]
