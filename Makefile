@@ -20,7 +20,8 @@ lint: $(VENV)/.dev  ## Check format, style, types, layers and generated files.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard scripts/*.py) $(wildcard scripts/nspawn_lab)
+	$(BIN)/mypy $(wildcard scripts/*.py) $(wildcard scripts/nspawn_lab) $(wildcard ansible/filter_plugins/*.py)
+	$(BIN)/mypy scripts/wheelhouse
 	$(if $(wildcard bench/__init__.py),$(BIN)/mypy -p bench)
 	cd ansible && ../$(BIN)/ansible-lint --offline
 	$(if $(wildcard tests/test_layers.py),$(BIN)/python -m pytest -q tests/test_layers.py)

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 #: Hex digits of a digest in a name.
@@ -95,7 +94,7 @@ def found_digests(found: Mapping[str, Mapping[str, Any]], patterns: Iterable[str
 
 def _same(item: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
     if "target" in item:
-        return there.get("target") == item["target"]
+        return bool(there.get("target") == item["target"])
     if there.get("mode") != item["mode"] or there.get("owner") != item.get("owner", "root"):
         return False
     if "content" in item:
@@ -188,7 +187,7 @@ def _network(text: Any) -> Any:
 # -- what the map and the inventory say -------------------------------------------------------------------------------
 
 
-def region_points(geojson: str | Path) -> dict[str, dict[str, float]]:
+def region_points(geojson: str) -> dict[str, dict[str, float]]:
     """Return a position well inside each region of a map, for a question that only this region can answer.
 
     The middle of the longest piece of the parallel through the middle of the region's largest ring.

@@ -62,22 +62,19 @@ class Deployed:
         return {host: self.link(host, name) for host in self.bed.hosts}
 
     def statuses(self, host: str) -> dict[str, str]:
-        """Return the status line of each of a host's processes."""
-        units = "mesh-broker.service 'mesh-worker@*.service'"
-        shown = self.bed.run(host, f"systemctl show --property=Id,StatusText {units}").stdout
-        blocks = (
-            dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip()
-        )
-        return {block["Id"]: block["StatusText"] for block in blocks}
+        """Return the status line of each process of the mesh on a host."""
+        return self._processes(host, "StatusText")
 
     def pids(self, host: str) -> dict[str, str]:
-        """Return the process of each of a host's services: what was not restarted keeps its own."""
+        """Return the number of each process of the mesh on a host: one that was not restarted keeps its own."""
+        return self._processes(host, "MainPID")
+
+    def _processes(self, host: str, asked: str) -> dict[str, str]:
         units = "mesh-broker.service 'mesh-worker@*.service'"
-        shown = self.bed.run(host, f"systemctl show --property=Id,MainPID {units}").stdout
-        blocks = (
-            dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip()
-        )
-        return {block["Id"]: block["MainPID"] for block in blocks if block["MainPID"] != "0"}
+        shown = self.bed.run(host, f"systemctl show --property=Id,ActiveState,{asked} {units}").stdout
+        blocks = [block for block in shown.split("\n\n") if "ActiveState=active" in block]
+        found = [dict(line.split("=", 1) for line in block.strip().splitlines()) for block in blocks]
+        return {unit["Id"]: unit[asked] for unit in found}
 
     def wait(self, seconds: float = 60) -> None:
         """Wait until every broker has its workers and all its peers."""
