@@ -1,4 +1,4 @@
-"""What the roles compute on the control node: names of releases, what differs, what a configuration would be refused for."""
+"""What roles compute on the control node: names of releases, what differs, why a configuration would be refused."""
 
 import fnmatch
 import hashlib
@@ -6,6 +6,7 @@ import ipaddress
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +208,11 @@ def _inside(geometry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _area(ring: list[list[float]]) -> float:
-    return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(ring, ring[1:], strict=False)))
+    return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring)))
 
 
 def _crossings(ring: list[list[float]], lat: float) -> list[float]:
-    pairs = zip(ring, ring[1:], strict=False)
+    pairs = pairwise(ring)
     return [a[0] + (lat - a[1]) / (b[1] - a[1]) * (b[0] - a[0]) for a, b in pairs if (a[1] > lat) != (b[1] > lat)]
 
 

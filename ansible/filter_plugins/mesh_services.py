@@ -1,7 +1,7 @@
 """What has to be done on a host so that it runs a release: decided from what it is, not from what a playbook just did.
 
-A handler that failed, or a run that was cut short, leaves a host that differs from what is wanted, and the next run sees
-exactly that.
+A handler that failed, or a run that was cut short, leaves a host that differs from what is wanted, and the next run
+sees exactly that.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ def drift(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 
 def before(found: Mapping[str, Any], home: str) -> dict[str, Any]:
-    """Return what the way back from a failed rollout leads to: the plan that the host as it is would be the result of."""
+    """Return where the way back from a failed rollout leads: the plan whose result the host now is."""
     numbers = [int(match[1]) for name in found["enabled"] if (match := _WORKER.fullmatch(name))]
     return {
         "release": link(found, home, "current"),

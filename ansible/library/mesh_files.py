@@ -18,8 +18,8 @@ description:
 options:
   files:
     description:
-      - In the order in which they are written. Each has C(path), and C(mode), C(owner), C(group); C(content) makes it a file,
-        C(target) a link, neither a directory.
+      - In the order in which they are written. Each has C(path), and C(mode), C(owner), C(group); C(content) makes it a
+        file, C(target) a link, neither a directory.
     type: list
     elements: dict
     required: true
@@ -117,7 +117,9 @@ def main():
             if all(have.get(key) == value for key, value in want.items()):
                 continue
             paths.append(path)
-            diffs.append({"before_header": path, "after_header": path, "before": shown(path, have), "after": shown(path, want)})
+            diffs.append(
+                {"before_header": path, "after_header": path, "before": shown(path, have), "after": shown(path, want)}
+            )
             if not module.check_mode:
                 put(path, want)
         except (OSError, KeyError) as error:

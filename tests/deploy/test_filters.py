@@ -183,7 +183,11 @@ def test_a_release_is_named_after_all_that_it_is() -> None:
     assert one.startswith("1+g1-")
     assert len(one) == len("1+g1-") + 12
     assert one == names.release_id("1+g1", "digest", "toml", "map", {"mesh.target": "t"})
-    others = [("digest", "toml", "map", {}), ("digest", "tom", "lmap", {"mesh.target": "t"}), ("digest", "toml", "map2", {})]
+    others = [
+        ("digest", "toml", "map", {}),
+        ("digest", "tom", "lmap", {"mesh.target": "t"}),
+        ("digest", "toml", "map2", {}),
+    ]
     assert len({one, *(names.release_id("1+g1", *parts) for parts in others)}) == 4
 
 
@@ -345,7 +349,10 @@ def test_peers_and_ports() -> None:
 
 def test_networks() -> None:
     """Wrong ones are named; sets are sorted and kept apart by family, so that a rule text depends on nothing else."""
-    sets = [{"name": "peers", "networks": ["10.0.0.2", "fd00::1", "10.0.0.1"]}, {"name": "ssh", "networks": ["10.0.0.0/8"]}]
+    sets = [
+        {"name": "peers", "networks": ["10.0.0.2", "fd00::1", "10.0.0.1"]},
+        {"name": "ssh", "networks": ["10.0.0.0/8"]},
+    ]
     assert names.network_faults(sets) == []
     assert names.nft_sets(sets)[0]["elements"] == ["10.0.0.1/32", "10.0.0.2/32"]
     assert names.network_faults([{"name": "ssh", "networks": ["10.0.0.1/8", "any"]}]) == [

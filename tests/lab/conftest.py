@@ -7,6 +7,7 @@ import pytest
 from nspawn_lab import lifecycle
 from nspawn_lab.layout import ROOT
 
+from tests.lab.deployed import STATE, Deployed, deploy
 from tests.lab.testbed import Testbed, layout_of
 
 #: Seconds for a test; the first one also waits for the image to be built.
@@ -26,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     """Show what the hosts wrote when a test failed."""
     report = yield
-    testbeds = [v for v in getattr(item, "funcargs", {}).values() if isinstance(v, Testbed)]
+    values = getattr(item, "funcargs", {}).values()
+    testbeds = [v.bed if isinstance(v, Deployed) else v for v in values if isinstance(v, Testbed | Deployed)]
     if report.failed and testbeds:
         for host in testbeds[0].hosts:
             report.sections.append((f"journal of {host}", testbeds[0].journal(host)))
@@ -60,3 +62,22 @@ def bare_lab(lab: Testbed) -> Testbed:
     """Return the lab with hosts that nothing was ever done to."""
     lab.renew()
     return lab
+
+
+@pytest.fixture(scope="session")
+def deployed(able: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """Deploy the mesh to a lab of its own, once, with a few places."""
+    bed = Testbed(layout_of(ROOT, "deploy"))
+    try:
+        yield deploy(bed, tmp_path_factory.mktemp("deployed"))
+    finally:
+        left = [] if os.environ.get("MESH_KEEP_LAB") == "1" else bed.down()
+    assert left == []
+
+
+@pytest.fixture
+def mesh(deployed: Deployed) -> Deployed:
+    """Return the deployed mesh as it was when it had just been deployed, whatever other tests did to it."""
+    deployed.bed.restore(STATE)
+    deployed.wait()
+    return deployed

@@ -111,7 +111,7 @@ def test_all_brokers_are_restarted_one_after_the_other(start: Callable[..., Unit
             wait_until(lambda broker=broker: "peers=2/2 workers=2" in broker.status, "it has its peers and workers")
 
     under(loads, restart_all)
-    assert_nobody_noticed(mesh, loads, at_least=300)
+    assert_nobody_noticed(mesh, loads, at_least=100)
 
 
 def test_clients_with_several_brokers_go_to_the_next(start: Callable[..., UnitMesh]) -> None:
@@ -140,13 +140,13 @@ def test_a_crash_costs_no_read(start: Callable[..., UnitMesh]) -> None:
             time.sleep(1.0)
 
     under(loads, crash_both)
-    assert_nobody_noticed(mesh, loads, at_least=300)
+    assert_nobody_noticed(mesh, loads, at_least=100)
 
 
 def test_workers_are_restarted_one_after_the_other(start: Callable[..., UnitMesh]) -> None:
     """READY means that the broker gives it work, so that the next may go; a write that is on its way is waited for."""
     mesh = start("ne")
-    loads = both(mesh, mesh.endpoints["ne"], 200, writes=True)
+    loads = both(mesh, mesh.endpoints["ne"], 50, writes=True)
 
     def restart_all() -> None:
         for _ in range(2):
@@ -154,7 +154,7 @@ def test_workers_are_restarted_one_after_the_other(start: Callable[..., UnitMesh
                 worker.restart()
 
     under(loads, restart_all)
-    assert_nobody_noticed(mesh, loads, at_least=300)
+    assert_nobody_noticed(mesh, loads, at_least=100)
 
 
 def test_what_runs_is_finished_and_what_waits_is_asked_again(start: Callable[..., UnitMesh]) -> None:

@@ -13,7 +13,7 @@ from typing import Self
 
 from mesh.local.layout import HOST, render
 from mesh.local.processes import Program
-from tests.system.meshes import free_ports, wait_until
+from tests.system.meshes import READY_SECONDS, free_ports
 
 SECONDS = 20.0
 
@@ -49,7 +49,6 @@ class Unit:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = f"@mesh-unit-{os.getpid()}-{name}-{time.monotonic_ns()}"
         self._notify.bind("\0" + address[1:])
-        self._notify.settimeout(SECONDS)
         self._environ = {**os.environ, "NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(watchdog_seconds * 1e6))}
         if credentials:
             self._environ["CREDENTIALS_DIRECTORY"] = str(credentials)
@@ -104,10 +103,11 @@ class Unit:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", self._notify.getsockname())
-        self._hearer.join(1.0)
-        self._notify.close()
+        if self._hearer.is_alive():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+                last.sendto(b"", self._notify.getsockname())
+            self._hearer.join(1.0)
+            self._notify.close()
 
     def _hear(self) -> None:
         while True:
@@ -150,7 +150,7 @@ class UnitMesh:
                 self._start(name)
             for name in self.regions:
                 text = f"peers={len(self.regions) - 1}/{len(self.regions) - 1} workers={self.workers}"
-                wait_until(lambda name=name, text=text: self.brokers[name].status.endswith(text), f"{name} is up")
+                self._wait_for(name, text)
         except BaseException:
             self.__exit__()
             raise
@@ -168,6 +168,12 @@ class UnitMesh:
     def logs(self) -> str:
         """Return the end of every log, for a failed test's report."""
         return "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(self.directory.glob("*.log")))
+
+    def _wait_for(self, name: str, status: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while not self.brokers[name].status.endswith(status):
+            assert time.monotonic() < deadline, f"{name}: {self.brokers[name].status}\n{self.logs()}"
+            time.sleep(0.02)
 
     def _serve(self, name: str) -> list[str]:
         return ["serve", "--listen", f"{self.directory}/{name}.store", "--region", name]

@@ -1,8 +1,7 @@
 """Remove releases and virtual environments that nobody needs; print what was removed, one path a line.
 
-Kept are the current and the previous release, those that a running process says it is of, the newest, and what is still
-being made by nobody else: there is one playbook at a time. Usage: prune.py HOME COUNT. A third argument stands in for
-/proc, for the tests.
+Kept are the current and the previous release, those that a running process says it is of, and the newest. Usage:
+prune.py HOME COUNT. A third argument stands in for /proc, for the tests.
 """
 
 import os
@@ -13,7 +12,7 @@ import sys
 
 
 def running(proc):
-    """Return the releases that our services say they run, and the virtual environments that any process was started from."""
+    """Return the releases that our services say they run, and the environments that any process was started from."""
     words = ("systemctl", "show", "--property=StatusText", "mesh-broker.service", "mesh-worker@*.service")
     try:
         shown = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout.decode()

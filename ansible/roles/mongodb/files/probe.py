@@ -1,8 +1,8 @@
 """Report how a host's MongoDB is, as JSON, and change nothing: one run instead of twenty tasks that look.
 
 The request (argv[1], JSON) has `port`, `configuration` (the directory), `data`, `files` (paths to look at), `names` and
-`addresses` (what the certificate has to be for), `ca` (PEM), `renew_days`. Runs with the host's own Python from standard
-input, so it needs the standard library only.
+`addresses` (what the certificate has to be for), `ca` (PEM), `renew_days`. Runs with the host's own Python from
+standard input, so it needs the standard library only.
 """
 
 import grp
@@ -23,7 +23,9 @@ THP = "/sys/kernel/mm/transparent_hugepage"
 def run(*words, given=None):
     """Return a program's exit code and output; 127 if it is not there."""
     try:
-        done = subprocess.run(words, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False)
+        done = subprocess.run(
+            words, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return 127, ""
     return done.returncode, done.stdout.decode(errors="replace")

@@ -1,0 +1,116 @@
+"""A lab with the mesh deployed on it, as most tests want it."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab.testbed import PlaybookRun, Testbed
+
+#: id, name, lon, lat: near the positions that load.py asks for, so that each region has an answer of its own.
+PLACES = [("ne:1", "New York", -74.0, 40.71), ("ne:2", "Boston", -71.06, 42.36), ("ne:3", "Concord", -71.35, 42.46),
+          ("south:1", "Atlanta", -84.39, 33.75), ("south:2", "Macon", -83.63, 32.84),
+          ("south:3", "Athens", -83.38, 33.96),
+          ("mw:1", "Chicago", -87.63, 41.88), ("mw:2", "Gary", -87.34, 41.6), ("mw:3", "Joliet", -88.08, 41.53),
+          ("sw:1", "Austin", -97.74, 30.27), ("sw:2", "Round Rock", -97.68, 30.51), ("sw:3", "Dallas", -96.8, 32.78),
+          ("ca:1", "Los Angeles", -118.24, 34.05), ("ca:2", "Pasadena", -118.14, 34.15),
+          ("ca:3", "Burbank", -118.31, 34.18)]  # fmt: skip
+HOME = "/opt/mesh"
+STATE = "deployed"
+
+
+@dataclass
+class Deployed:
+    """The lab, and how it was made: a look at bare hosts, the first run, one that had nothing to do."""
+
+    bed: Testbed
+    looked: PlaybookRun
+    first: PlaybookRun
+    second: PlaybookRun
+
+    @property
+    def vault(self) -> Path:
+        """Return the file with the lab's secrets."""
+        return self.bed.layout.run / "inventory/group_vars/all/vault.yml"
+
+    @property
+    def brokers(self) -> list[str]:
+        """Return the hosts with a broker."""
+        return [host for host in self.bed.hosts if "-w" not in host]
+
+    def site(self, *arguments: str, check: bool = True) -> PlaybookRun:
+        """Run site.yml."""
+        return self.bed.playbook("site.yml", *arguments, check=check)
+
+    def with_options(self, check: bool = True, **variables: Any) -> PlaybookRun:
+        """Run site.yml with other values of variables."""
+        return self.site("-e", json.dumps(variables), check=check)
+
+    def client(self, *arguments: str, broker: str = "ne.example.net") -> Any:
+        """Ask a broker."""
+        words = ("mesh-client", "--broker", broker, "--format", "json", *arguments)
+        return json.loads(self.bed.control(*words).check().stdout)
+
+    def link(self, host: str, name: str = "current") -> str:
+        """Return the release that a link on a host names."""
+        return self.bed.run(host, f"readlink {HOME}/{name} || true").stdout.strip().rpartition("/")[2]
+
+    def releases(self, name: str = "current") -> dict[str, str]:
+        """Return that of every host."""
+        return {host: self.link(host, name) for host in self.bed.hosts}
+
+    def statuses(self, host: str) -> dict[str, str]:
+        """Return the status line of each of a host's processes."""
+        units = "mesh-broker.service 'mesh-worker@*.service'"
+        shown = self.bed.run(host, f"systemctl show --property=Id,StatusText {units}").stdout
+        blocks = (
+            dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip()
+        )
+        return {block["Id"]: block["StatusText"] for block in blocks}
+
+    def pids(self, host: str) -> dict[str, str]:
+        """Return the process of each of a host's services: what was not restarted keeps its own."""
+        units = "mesh-broker.service 'mesh-worker@*.service'"
+        shown = self.bed.run(host, f"systemctl show --property=Id,MainPID {units}").stdout
+        blocks = (
+            dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n") if block.strip()
+        )
+        return {block["Id"]: block["MainPID"] for block in blocks if block["MainPID"] != "0"}
+
+    def wait(self, seconds: float = 60) -> None:
+        """Wait until every broker has its workers and all its peers."""
+        until = time.monotonic() + seconds
+        while not all(map(self._serves, self.brokers)):
+            assert time.monotonic() < until, "the mesh does not come back"
+            time.sleep(0.5)
+
+    def _serves(self, host: str) -> bool:
+        done = self.bed.control("mesh-client", "--broker", host, "--format", "json", "status", check=False)
+        if done.returncode:
+            return False
+        status = json.loads(done.stdout)
+        workers = [worker["state"] for worker in status["workers"]]
+        peers = [state for peer in status["peers"] for state in (peer["serving"], peer["asking"])]
+        return len(workers) >= 2 and set(workers + peers) == {"open"}
+
+
+def deploy(bed: Testbed, directory: Path) -> Deployed:
+    """Deploy to bare hosts, store the places, and remember the disks."""
+    keep = os.environ.get("MESH_KEEP_LAB") == "1"
+    if keep and bed.saved(STATE):  # for whoever writes tests: the lab of the run before
+        bed.up()
+        nothing = PlaybookRun("", 0, "PLAY RECAP", "", 0.0)
+        return Deployed(bed, nothing, nothing, nothing)
+    bed.down()
+    bed.up()
+    looked = bed.playbook("site.yml", "--check", "--diff")
+    first = bed.playbook("site.yml")
+    made = Deployed(bed, looked, first, first)
+    rows = "".join(f"{id_},{name},{lon},{lat}\n" for id_, name, lon, lat in PLACES)
+    (directory / "places.csv").write_text("id,name,lon,lat\n" + rows)
+    bed.control("mesh-client", "--broker", "ne.example.net", "load", "--upsert", directory / "places.csv").check()
+    made.second = bed.playbook("site.yml")
+    bed.save(STATE)
+    return made
