@@ -14,6 +14,7 @@ import pytest
 import yaml
 from nspawn_lab.layout import ROOT
 
+from tests.lab.deployed import Deployed
 from tests.lab.testbed import PlaybookRun, Testbed, layout_of
 
 #: Seconds. A first converge takes two minutes on a machine of one's own, and ten times that beside other work.
@@ -59,16 +60,15 @@ class Mesh:
 
 
 @pytest.fixture(scope="module")
-def mesh(lab: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    """Deploy to the lab, and store a few places."""
+def mesh(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
+    """Take the deployed mesh, and store a few places."""
     directory = tmp_path_factory.mktemp("mongodb")
-    vault = directory / "vault.yml"
-    subprocess.run([sys.executable, ROOT / "scripts/secrets", "init", "--out", vault], check=True, capture_output=True)
-    made = Mesh(lab, vault)
-    made.site()
+    deployed.renew()
+    deployed.fresh = False
+    made = Mesh(deployed.bed, deployed.vault)
     rows = "".join(f"{id_},{name},{lon},{lat}\n" for id_, name, lon, lat in PLACES)
     (directory / "places.csv").write_text("id,name,lon,lat\n" + rows)
-    lab.control("mesh-client", "--broker", NE, "load", "--upsert", directory / "places.csv").check()
+    deployed.bed.control("mesh-client", "--broker", NE, "load", "--upsert", directory / "places.csv").check()
     return made
 
 
