@@ -10,7 +10,7 @@ from typing import Any
 from tests.lab.testbed import PlaybookRun, Testbed
 
 #: id, name, lon, lat: near the positions that load.py asks for, so that each region has an answer of its own.
-PLACES = [("ne:1", "New York", -74.0, 40.71), ("ne:2", "Boston", -71.06, 42.36), ("ne:3", "Concord", -71.35, 42.46),
+PLACES = [("ne:1", "Boston", -71.06, 42.36), ("ne:2", "Concord", -71.35, 42.46), ("ne:3", "New York", -74.0, 40.71),
           ("south:1", "Atlanta", -84.39, 33.75), ("south:2", "Macon", -83.63, 32.84),
           ("south:3", "Athens", -83.38, 33.96),
           ("mw:1", "Chicago", -87.63, 41.88), ("mw:2", "Gary", -87.34, 41.6), ("mw:3", "Joliet", -88.08, 41.53),
