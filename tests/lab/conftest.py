@@ -7,7 +7,7 @@ import pytest
 from nspawn_lab import lifecycle
 from nspawn_lab.layout import ROOT
 
-from tests.lab.deployed import STATE, Deployed, deploy
+from tests.lab.deployed import Deployed, deploy
 from tests.lab.testbed import Testbed, layout_of
 
 #: Seconds for a test; the first one also waits for the image to be built.
@@ -76,8 +76,14 @@ def deployed(able: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 
 
 @pytest.fixture
-def mesh(deployed: Deployed) -> Deployed:
-    """Return the deployed mesh as it was when it had just been deployed, whatever other tests did to it."""
-    deployed.bed.restore(STATE)
-    deployed.wait()
+def calm(deployed: Deployed) -> Deployed:
+    """Return the mesh as it was when it had just been deployed, for a test that leaves it so."""
+    deployed.renew()
     return deployed
+
+
+@pytest.fixture
+def mesh(calm: Deployed) -> Deployed:
+    """Return the mesh as it was when it had just been deployed, for a test that changes it."""
+    calm.fresh = False
+    return calm

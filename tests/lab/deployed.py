@@ -29,6 +29,15 @@ class Deployed:
     looked: PlaybookRun
     first: PlaybookRun
     second: PlaybookRun
+    #: Whether nothing was done to it since.
+    fresh: bool = False
+
+    def renew(self) -> None:
+        """Make it again what it was when it had just been deployed, which takes a boot."""
+        if not self.fresh:
+            self.bed.restore(STATE)
+            self.wait()
+        self.fresh = True
 
     @property
     def vault(self) -> Path:
