@@ -2,12 +2,14 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from mesh.errors import ConfigError, StoreUnavailable
+from mesh.errors import ConfigError, StoreOverloaded, StoreUnavailable
 from mesh.local.layout import REGIONS, Layout, Options
 from mesh.local.processes import Child, Program
 from mesh.model import Count
@@ -15,6 +17,12 @@ from mesh.store.base import Store
 from mesh.store.mongo import MongoStore
 from mesh.store.mongod import Mongod, find_mongod
 from mesh.store.open import open_store
+
+#: Seconds that a store which has just been started may take to answer; five mongods start at once, on a machine that
+#: may have other work.
+PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 0.25
+_T = TypeVar("_T")
 
 
 class ShardChild(Child, Protocol):
@@ -56,7 +64,7 @@ class MongodChild:
         self._mongod.wait()
         store = open_store(self.uri, self._region)
         if isinstance(store, MongoStore):
-            store.ensure_indexes()
+            patiently(store.ensure_indexes)
         store.close()
 
     def exit_code(self) -> int | None:
@@ -150,5 +158,17 @@ def count(uris: dict[str, str]) -> dict[str, int]:
     counts = {}
     for region, uri in uris.items():
         with opened(region, uri) as store:
-            counts[region] = store.count(Count())
+            counts[region] = patiently(partial(store.count, Count()))
     return counts
+
+
+def patiently(ask: Callable[[], _T], seconds: float = PATIENCE_SECONDS) -> _T:
+    """Ask a store until it answers; raises its last error when it has not for so many seconds."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except (StoreUnavailable, StoreOverloaded):
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_PAUSE_SECONDS)

@@ -286,7 +286,11 @@ def test_three_members_become_one_set_and_can_be_exchanged(
         assert (second.primary, second.differences) == (False, [])
         exchanged = [members[0], members[1], members[3]]
         told = nodes[0].provision(members=exchanged, own=members[0]).differences
-        assert told == [f"member {members[3]}: is missing", f"member {members[2]}: is one too many"]
+        assert told == [
+            f"member {members[3]}: is missing",
+            f"member {members[2]}: is one too many",
+            f"account {ADMIN}: may log in from elsewhere",  # from the member that went
+        ]
         assert nodes[0].provision(members=exchanged, own=members[0]).differences == []
         assert nodes[3].provision(members=exchanged, own=members[3]).differences == []
     finally:

@@ -319,7 +319,7 @@ def test_peers_with_different_maps_say_so_and_serve_alone(directory: Path):
     other.write_bytes(shipped("regions.geojson").read_bytes() + b"\n")
     with SmallMesh(directory, "ne", "south", maps={"south": other}) as small:
         for name in small.regions:
-            wait_until(lambda name=name: "region maps differ" in small.log(f"broker-{name}"), f"{name} says so")
+            wait_until(lambda name=name: "region maps differ peer=" in small.log(f"broker-{name}"), f"{name} says so")
         digests = {name: small.status(name)["map_digest"] for name in small.regions}
         assert f"mine={digests['ne']}" in small.log("broker-ne")
         assert f"theirs={digests['south']}" in small.log("broker-ne")
