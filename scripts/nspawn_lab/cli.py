@@ -37,7 +37,7 @@ Exit codes: 0 done, 1 failure, 2 usage; `deploy`, `ssh` and `exec` leave with th
 
 def main() -> NoReturn:
     """Run a command of the lab."""
-    arguments = _parser().parse_args()
+    arguments = parsed(sys.argv[1:])
     try:
         lab = layout()
         if (reason := lifecycle.missing()) and arguments.command != "status":
@@ -48,6 +48,18 @@ def main() -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("lab: stopped; `scripts/lab down` removes what there is")
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    """Return the command line; what stands behind a command that runs another program is that program's."""
+    command = next((number for number, word in enumerate(words) if word in _WITH_WORDS - _WITH_HOST), len(words))
+    following = words[command + 1 : command + 2]
+    if following and following[0] not in {"-h", "--help", "--"}:  # argparse takes a first option for its own
+        words = [*words[: command + 1], "--", *words[command + 1 :]]
+    arguments = _parser().parse_args(words)
+    if arguments.command in _WITH_WORDS and arguments.words[:1] == ["--"]:
+        del arguments.words[0]
+    return arguments
 
 
 def _up(lab: Layout, arguments: argparse.Namespace) -> None:
@@ -76,8 +88,7 @@ def _deploy(lab: Layout, arguments: argparse.Namespace) -> int:
 
 def _exec(lab: Layout, arguments: argparse.Namespace) -> int:
     """Run a program beside the hosts; without one, a shell."""
-    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-    return _replace(lab, arguments, words or [os.environ.get("SHELL", "/bin/sh")])
+    return _replace(lab, arguments, arguments.words or [os.environ.get("SHELL", "/bin/sh")])
 
 
 def _ssh(lab: Layout, arguments: argparse.Namespace) -> int:

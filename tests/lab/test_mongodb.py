@@ -57,61 +57,61 @@ def deeds(mesh: Deployed, name: str, *, host: str = NE, address: str = NE_ADDRES
         ("mesh_schema", {"list indexes", "statistics"}),
     ],
 )
-def test_every_account_may_do_its_work_and_nothing_else(mesh: Deployed, name: str, allowed: set[str]) -> None:
+def test_every_account_may_do_its_work_and_nothing_else(calm: Deployed, name: str, allowed: set[str]) -> None:
     """With the passwords of the vault, over the mesh address, from its own host and from another one of the mesh."""
     for host in (NE, SW):
-        found = deeds(mesh, name, host=host)
+        found = deeds(calm, name, host=host)
         assert {deed for deed, what in found.items() if what == "allowed"} == allowed
         assert set(found.values()) <= {"allowed", "refused"}
 
 
-def test_without_an_account_nothing_is_allowed(mesh: Deployed) -> None:
+def test_without_an_account_nothing_is_allowed(calm: Deployed) -> None:
     """Not even to whoever is on the host itself; and without TLS there is no connection at all."""
-    assert set(deeds(mesh, "", address="127.0.0.1").values()) == {"refused"}
-    assert set(deeds(mesh, "mesh_reader", ca="none").values()) == {"ServerSelectionTimeoutError"}
+    assert set(deeds(calm, "", address="127.0.0.1").values()) == {"refused"}
+    assert set(deeds(calm, "mesh_reader", ca="none").values()) == {"ServerSelectionTimeoutError"}
 
 
-def test_the_admin_does_not_come_over_the_network(mesh: Deployed) -> None:
+def test_the_admin_does_not_come_over_the_network(calm: Deployed) -> None:
     """From another host of the mesh the right password is worth nothing; on its own host it is."""
-    assert deeds(mesh, "mesh_admin", host=SW)["find"] == "no login"
-    assert deeds(mesh, "mesh_admin")["users"] == "allowed"
+    assert deeds(calm, "mesh_admin", host=SW)["find"] == "no login"
+    assert deeds(calm, "mesh_admin")["users"] == "allowed"
 
 
-def test_who_is_not_of_the_mesh_finds_no_port(mesh: Deployed) -> None:
+def test_who_is_not_of_the_mesh_finds_no_port(calm: Deployed) -> None:
     """The firewall lets hosts of the mesh to MongoDB and nobody else; mongod listens there and on loopback."""
     knock = f"timeout 3 bash -c '</dev/tcp/{NE_ADDRESS}/{PORT}'"
-    assert mesh.bed.control("bash", "-c", knock, check=False).returncode != 0
-    assert mesh.bed.run(WORKERS_ONLY, knock, check=False).returncode == 0
-    listening = mesh.bed.run(NE, f"ss -Hltn 'sport = :{PORT}'").stdout
+    assert calm.bed.control("bash", "-c", knock, check=False).returncode != 0
+    assert calm.bed.run(WORKERS_ONLY, knock, check=False).returncode == 0
+    listening = calm.bed.run(NE, f"ss -Hltn 'sport = :{PORT}'").stdout
     assert sorted(line.split()[3] for line in listening.splitlines()) == [f"{NE_ADDRESS}:{PORT}", f"127.0.0.1:{PORT}"]
-    assert mesh.bed.run(WORKERS_ONLY, "pgrep mongod", check=False).returncode == 1
+    assert calm.bed.run(WORKERS_ONLY, "pgrep mongod", check=False).returncode == 1
 
 
-def test_secrets_are_where_they_belong(mesh: Deployed) -> None:
+def test_secrets_are_where_they_belong(calm: Deployed) -> None:
     """Keyfile and key are mongod's alone; nothing secret is in anybody's arguments or environment."""
-    found = mesh.bed.run(NE, "stat -c '%a %U %n' /etc/mongodb/*").stdout.splitlines()
+    found = calm.bed.run(NE, "stat -c '%a %U %n' /etc/mongodb/*").stdout.splitlines()
     assert found == [
         "644 root /etc/mongodb/ca.pem",
         "400 mongodb /etc/mongodb/keyfile",
         "400 mongodb /etc/mongodb/server.pem",
     ]
-    shown = mesh.bed.run(NE, "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /etc/mongod.conf | tr '\\0' '\\n'").stdout
+    shown = calm.bed.run(NE, "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /etc/mongod.conf | tr '\\0' '\\n'").stdout
     assert "mongod" in shown
-    assert [name for name, secret in secrets(mesh).items() if secret in shown] == []
+    assert [name for name, secret in secrets(calm).items() if secret in shown] == []
 
 
 # -- what is as declared -----------------------------------------------------------------------------------------------
 
 
-def test_the_indexes_are_exactly_those_declared(mesh: Deployed) -> None:
+def test_the_indexes_are_exactly_those_declared(calm: Deployed) -> None:
     """None is missing, none is extra, none differs, and the rules are there; in every region."""
     command = (
-        f"printf %s {secrets(mesh)['vault_mongodb_schema_password']} | /opt/mesh/current/venv/bin/mesh-store"
+        f"printf %s {secrets(calm)['vault_mongodb_schema_password']} | /opt/mesh/current/venv/bin/mesh-store"
         " ensure-indexes --check --json --config /etc/mesh/mesh.toml --username mesh_schema"
     )
-    for host in mesh.bed.hosts:
+    for host in calm.bed.hosts:
         if host != WORKERS_ONLY:
-            said = json.loads(mesh.bed.run(host, command).stdout)
+            said = json.loads(calm.bed.run(host, command).stdout)
             assert said == {"missing": [], "extra": [], "different": [], "validator": True}
 
 
@@ -203,9 +203,9 @@ def test_a_password_changed_in_the_vault_takes_effect_and_shows_nowhere(mesh: De
         ("mongodb_admin_password=CHANGE-ME", "mongodb_admin_password: missing, or still the example's"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_touched(mesh: Deployed, variable: str, words: str) -> None:
+def test_what_is_wrong_is_said_before_anything_is_touched(calm: Deployed, variable: str, words: str) -> None:
     """One sentence that names the variable; no host is changed."""
-    run = mesh.site("-e", variable, check=False)
+    run = calm.site("-e", variable, check=False)
     assert run.returncode != 0
     assert words in " ".join(run.stdout.split())
     assert run.changed == {}
@@ -221,7 +221,7 @@ def test_a_backup_can_be_restored(mesh: Deployed, tmp_path: Path) -> None:
     (dump,) = (tmp_path / "sw").glob("sw-*.dump")
     assert dump.stat().st_mode & 0o777 == 0o600
     mesh.client("delete", "sw:1")
-    mesh.client("delete", "ne:3")
+    mesh.client("delete", "ne:2")
     arguments += ["-e", f"mongodb_restore_file={dump}"]
     refused = mesh.bed.playbook("restore.yml", *arguments, check=False)
     assert (refused.returncode, refused.changed) == (2, {})

@@ -31,8 +31,11 @@ class Done:
     seconds: float
 
     def check(self) -> Self:
-        """Raise AssertionError with everything it said, unless it succeeded."""
-        assert self.returncode == 0, f"`{self.command}` left with {self.returncode}\n{self.stdout}\n{self.stderr}"
+        """Raise AssertionError with the end of what it said, unless it succeeded; pytest shows all of it."""
+        if self.returncode != 0:
+            sys.stdout.write(f"{self.command}\n{self.stdout}\n{self.stderr}\n")
+            said = " ".join(f"{self.stdout}\n{self.stderr}".split())
+            raise AssertionError(f"`{self.command}` left with {self.returncode}: ... {said[-300:]}")
         return self
 
 

@@ -262,11 +262,19 @@ def test_every_command_has_help():
         assert function.__doc__
 
 
-def test_words_after_a_command_are_passed_on(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("words", "passed"),
+    [
+        (["exec", "--", "mesh-client", "--broker", "ne", "-i"], ["mesh-client", "--broker", "ne", "-i"]),
+        (["deploy", "-e", "mesh_workers_count=3"], ["-e", "mesh_workers_count=3"]),
+        (["-i", "lab.yml", "deploy", "--limit", "ne"], ["--limit", "ne"]),
+        (["ssh", "ne", "journalctl", "-u", "mesh-broker"], ["journalctl", "-u", "mesh-broker"]),
+        (["deploy"], []),
+    ],
+)
+def test_words_after_a_command_are_passed_on(words: list[str], passed: list[str]):
     """Options of what is run are not taken for the lab's."""
-    arguments = cli._parser().parse_args(["exec", "--", "mesh-client", "--broker", "ne", "-i"])
-
-    assert arguments.words[-3:] == ["--broker", "ne", "-i"]
+    assert cli.parsed(words).words == passed
 
 
 def test_a_playbook_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
