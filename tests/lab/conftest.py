@@ -66,7 +66,7 @@ def bare_lab(lab: Testbed) -> Testbed:
 
 @pytest.fixture(scope="session")
 def deployed(able: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """Deploy the mesh to a lab of its own, once, with a few places."""
+    """Deploy the mesh to a lab of its own, once, with the places of the United States."""
     bed = Testbed(layout_of(ROOT, "deploy"))
     try:
         yield deploy(bed, tmp_path_factory.mktemp("deployed"))

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mesh.local.places import us_places
 from tests.lab.testbed import PlaybookRun, Testbed
 
-#: id, name, lon, lat: near the positions that load.py asks for, so that each region has an answer of its own.
-PLACES = [("ne:1", "Boston", -71.06, 42.36), ("ne:2", "Concord", -71.35, 42.46), ("ne:3", "New York", -74.0, 40.71),
-          ("south:1", "Atlanta", -84.39, 33.75), ("south:2", "Macon", -83.63, 32.84),
-          ("south:3", "Athens", -83.38, 33.96),
-          ("mw:1", "Chicago", -87.63, 41.88), ("mw:2", "Gary", -87.34, 41.6), ("mw:3", "Joliet", -88.08, 41.53),
-          ("sw:1", "Austin", -97.74, 30.27), ("sw:2", "Round Rock", -97.68, 30.51), ("sw:3", "Dallas", -96.8, 32.78),
-          ("ca:1", "Los Angeles", -118.24, 34.05), ("ca:2", "Pasadena", -118.14, 34.15),
-          ("ca:3", "Burbank", -118.31, 34.18)]  # fmt: skip
 HOME = "/opt/mesh"
 STATE = "deployed"
 
@@ -103,7 +96,7 @@ class Deployed:
 
 
 def deploy(bed: Testbed, directory: Path) -> Deployed:
-    """Deploy to bare hosts, store the places, and remember the disks."""
+    """Deploy to bare hosts, store the places of the United States, and remember the disks."""
     keep = os.environ.get("MESH_KEEP_LAB") == "1"
     if keep and bed.saved(STATE):  # for whoever writes tests: the lab of the run before
         bed.up()
@@ -114,9 +107,9 @@ def deploy(bed: Testbed, directory: Path) -> Deployed:
     looked = bed.playbook("site.yml", "--check", "--diff")
     first = bed.playbook("site.yml")
     made = Deployed(bed, looked, first, first)
-    rows = "".join(f"{id_},{name},{lon},{lat}\n" for id_, name, lon, lat in PLACES)
-    (directory / "places.csv").write_text("id,name,lon,lat\n" + rows)
-    bed.control("mesh-client", "--broker", "ne.example.net", "load", "--upsert", directory / "places.csv").check()
+    rows = [{"id": p.id, "lon": p.lon, "lat": p.lat, "properties": p.properties} for p in us_places()]
+    (directory / "places.ndjson").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    bed.control("mesh-client", "--broker", "ne.example.net", "load", "--upsert", directory / "places.ndjson").check()
     made.second = bed.playbook("site.yml")
     bed.save(STATE)
     return made

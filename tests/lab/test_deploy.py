@@ -13,6 +13,7 @@ from nspawn_lab.layout import ROOT
 from tests.lab.deployed import HOME, Deployed
 
 NE, SOUTH, MW, SW, CA, NE_W1 = (f"{name}.example.net" for name in ("ne", "south", "mw", "sw", "ca", "ne-w1"))
+AROUND_AUSTIN = ["Austin", "University of Texas"]
 AUSTIN = ("nearest", "--lon", "-97.74", "--lat", "30.27", "--limit", "2")
 #: Requests a second in all, over the five brokers; the machine that runs the hosts also runs the playbook.
 RATE = 200
@@ -54,7 +55,7 @@ def test_every_broker_answers_for_every_region(calm: Deployed) -> None:
     """Across hosts, with the places that were stored."""
     for host in calm.brokers:
         found = calm.client(*AUSTIN, broker=host)
-        assert [place["properties"]["name"] for place in found["places"]] == ["Austin", "Round Rock"]
+        assert [place["properties"]["name"] for place in found["places"]] == AROUND_AUSTIN
         assert found["partial"] is False
 
 
@@ -433,7 +434,7 @@ def test_uninstall_asks_first_and_keeps_the_places(mesh: Deployed) -> None:
         assert "mesh" not in mesh.bed.run(host, "nft list tables").stdout
     mesh.site()
     mesh.wait()
-    assert [place["properties"]["name"] for place in mesh.client(*AUSTIN)["places"]] == ["Austin", "Round Rock"]
+    assert [place["properties"]["name"] for place in mesh.client(*AUSTIN)["places"]] == AROUND_AUSTIN
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
