@@ -8,6 +8,7 @@ from nspawn_lab import lifecycle
 from nspawn_lab.layout import ROOT
 
 from tests.lab.deployed import Deployed, deploy
+from tests.lab.figures import lines
 from tests.lab.testbed import Testbed, layout_of
 
 #: Seconds for a test; the first one also waits for the image to be built.
@@ -33,6 +34,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
         for host in testbeds[0].hosts:
             report.sections.append((f"journal of {host}", testbeds[0].journal(host)))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures."""
+    if lines():
+        terminalreporter.section("figures of the lab")
+        for line in lines():
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 from nspawn_lab.layout import ROOT
 
 from tests.lab.deployed import HOME, Deployed
+from tests.lab.figures import report
 
 NE, SOUTH, MW, SW, CA, NE_W1 = (f"{name}.example.net" for name in ("ne", "south", "mw", "sw", "ca", "ne-w1"))
 AROUND_AUSTIN = ["Austin", "University of Texas"]
@@ -18,11 +18,6 @@ AUSTIN = ("nearest", "--lon", "-97.74", "--lat", "30.27", "--limit", "2")
 #: Requests a second in all, over the five brokers; the machine that runs the hosts also runs the playbook.
 RATE = 200
 TAGS = ("install", "configure", "run", "verify", "base", "firewall", "mesh", "mongodb", "mesh_services")
-
-
-def report(name: str, figures: dict[str, Any]) -> None:
-    """Print figures for whoever reads `pytest -rP`."""
-    sys.stdout.write(f"{name} {json.dumps(figures)}\n")
 
 
 def assert_untouched(mesh: Deployed, before: dict[str, dict[str, str]], hosts: list[str]) -> None:
@@ -112,6 +107,20 @@ def test_a_reboot_brings_everything_back(mesh: Deployed) -> None:
     mesh.wait()
     assert "policy drop" in mesh.bed.run(MW, "nft list table inet mesh").stdout
     assert mesh.site().changed == {}
+
+
+def test_a_restart_of_each_broker_fails_no_request(calm: Deployed) -> None:
+    """One after the other, while clients ask all of them for places of every region."""
+    with calm.bed.load(calm.brokers, rate=RATE, require_all=True) as load:
+        for host in calm.brokers:
+            before = calm.pids(host)
+            calm.bed.run(host, "systemctl restart mesh-broker")
+            calm.wait()
+            after = calm.pids(host)
+            assert {unit for unit in after if after[unit] != before[unit]} == {"mesh-broker.service"}
+        assert load.running
+    report("restart of five brokers", load.report)
+    assert load.report["failed"] == load.report["empty"] == load.report["partial"] == 0
 
 
 # -- from release to release -------------------------------------------------------------------------------------------
