@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.live import Live
 
 from tests.chaos import hosts
+from tests.chaos.clients import Log
 from tests.chaos.report import live, show, to_dict
 from tests.chaos.run import Done, Options, Result, quiet_environment, run
-from tests.chaos.clients import Log
 from tests.chaos.schedule import KINDS, plan
 
 

@@ -1,8 +1,8 @@
-"""Judges histories: is there any order of events that explains all that clients saw and all that is stored?
+"""Judges histories: whether any order of events explains all that clients saw and all that is stored.
 
-Theory of operation. One client alone writes a key, one operation after the other. So the states a key can be in are few,
-and are followed exactly: each is the set of its copies and of the operations whose outcome is unknown and that have not
-happened so far. Such an operation may happen at any later time, once, or never; that is all that "unknown" may mean.
+Theory of operation. One client alone writes a key, one operation after the other. So the states a key can be in are
+few, and are followed exactly: each is the set of its copies and of the operations whose outcome is unknown and that
+have not happened so far. Such an operation may happen at any later time, once, or never: that is what "unknown" means.
 
 - An acknowledged operation leaves those states in which its answer is true. If none is left, something acknowledged
   before was lost, or something was done twice (versions count by one), or what nobody did has happened.
@@ -74,9 +74,9 @@ def check(
     reads: Iterable[Read],
     stored: Mapping[str, Sequence[Seen]],
     answered: Mapping[str, Seen],
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    rules: Rules = Rules(),
 ) -> Verdict:
-    """Judge everything: *stored* has the copies in all shards, *answered* what the mesh says of each key, at the end."""
+    """Judge everything; *stored* has the copies in all shards at the end, *answered* what the mesh then says."""
     by_key: dict[str, list[Op]] = defaultdict(list)
     looks: dict[str, list[Read]] = defaultdict(list)
     for op in ops:
@@ -132,8 +132,8 @@ def done(op: Op, copies: Copies) -> Copies:
         case "update" if held:
             return frozenset([replace(held, version=held.version + 1, marks=held.marks | {op.number})])
         case "move" if held and op.number > held.at:
-            place = {"region": op.region, "at": op.number, "lon": op.lon, "lat": op.lat}
-            return frozenset([replace(held, version=held.version + 1, **place)])
+            moved = replace(held, region=op.region, at=op.number, lon=op.lon, lat=op.lat)
+            return frozenset([replace(moved, version=held.version + 1)])
     return copies
 
 

@@ -1,8 +1,8 @@
 """Clients that write places of their own and read each other's, at a steady rate whatever becomes of the answers.
 
-An open loop: request number i is due at start + i/rate and goes out then, answered earlier ones or not. Five writers own
-their keys; a key has one operation at a time, and many keys are under way at once. Readers look at keys of all writers,
-and ask for places that never change, whose right answer is known.
+An open loop: request number i is due at start + i/rate and goes out then, answered earlier ones or not. Five writers
+own their keys; a key has one operation at a time, and many keys are under way at once. Readers look at keys of all
+writers, and ask for places that never change, whose right answer is known.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mesh import AsyncClient
 from mesh.errors import Busy, Conflict, InvalidRequest, MeshError, NotFound, StoreOverloaded
@@ -93,7 +93,7 @@ class Log:
 
 def still_places() -> dict[str, list[Draft]]:
     """Return the places that never change, by region."""
-    chance = random.Random("still")  # noqa: S311
+    chance = random.Random("still")
     return {
         region: [
             Draft(lon + chance.uniform(-0.2, 0.2), lat + chance.uniform(-0.2, 0.2), {"still": n}, f"still-{region}-{n}")
@@ -268,14 +268,14 @@ class Load:
 
     def __init__(self, brokers: dict[str, str], cache: Path, seed: int, log: Log) -> None:
         self.log = log
-        self._chance = random.Random(seed)  # noqa: S311
+        self._chance = random.Random(seed)
         self._clients: list[AsyncClient] = []
         ends = list(brokers.values())
         self.writers, self.readers = [], []
         for number, region in enumerate(brokers):
             order = [*ends[number:], *ends[:number]]  # one's own broker first, the others when it is away
             client, other = (self._client(order, cache) for _ in range(2))
-            chance = random.Random(f"{seed} {region}")  # noqa: S311
+            chance = random.Random(f"{seed} {region}")
             self.writers.append(Writer(f"w{number + 1}", client, log, chance))
             self.readers.append(Reader(f"r{number + 1}", other, log, chance))
 

@@ -1,8 +1,8 @@
 """What clients did and saw: plain data, from which the checker judges and which a report can print.
 
-A *key* is the id of a place that one client alone writes. The operations on a key have numbers from 1, and each leaves a
-trace of its own in the place: an insert or upsert is its `base`, an update a mark `m<number>` among its properties, and
-whatever sets the position also sets the timestamp to its number. So a place says which operations made it what it is.
+A *key* is the id of a place that one client alone writes. The operations on a key have numbers from 1, and each leaves
+a trace of its own in the place: an insert or upsert is its `base`, an update a mark `m<number>` among its properties,
+and whatever sets the position also sets the timestamp to its number. So a place says which operations made it so.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Where the parties of a chaos run live: five hosts and the clients', each a network namespace on one wire.
 
 Theory of operation. The harness runs itself anew below `unshare --net --mount`. What it makes there, devices, mounts
-and further namespaces, has no name outside and goes with its last process, however that ends; so there is nothing to clean
-up after a crash, and no way to hit the machine's own network. Namespaces for ordinary processes come up in
+and further namespaces, has no name outside and goes with its last process, however that ends; so there is nothing to
+clean up after a crash, and no way to hit the machine's own network. Namespaces for ordinary processes come up in
 milliseconds; nspawn guests (`scripts/lab`) would add systemd, which these tests are not about.
 Where that is not allowed, everything shares the loopback device, and faults of network and disk cannot be had.
 """
@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,5 +175,5 @@ def _run(*command: str) -> None:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
-def _become(command: Sequence[str]) -> NoReturn:
-    os.execvp(command[0], command)  # noqa: S606
+def _become(command: list[str]) -> NoReturn:
+    os.execvp(command[0], command)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rich import box
@@ -18,6 +19,7 @@ from tests.chaos.watch import WARM_SECONDS
 #: A fault is over for reads this long after it has healed.
 AFTER_SECONDS = 2.0
 MOST_SHOWN = 5
+FAULT_COLUMNS = ("kind", "times", "reads", "answered", "elsewhere", "slowest ms", "longest gap s", "whole after s")
 #: Targets: part of reads answered during a fault; seconds a region may be unreadable when its broker dies; MB an hour.
 LEAST_ANSWERED, LONGEST_GAP_SECONDS, MOST_MB_AN_HOUR, MOST_P99_GROWTH = 0.999, 1.0, 1.0, 1.2
 
@@ -27,6 +29,7 @@ def to_dict(result: Result) -> dict[str, Any]:
     options, log, verdict = result.options, result.log, result.verdict
     return {
         "good": result.good,
+        "directory": result.directory,
         "seed": options.seed,
         "seconds": options.seconds,
         "rate": round(result.rate, 1),
@@ -83,20 +86,29 @@ def by_kind(faults: Sequence[Done], samples: Sequence[Sample]) -> list[dict[str,
     found = []
     for kind in sorted({done.fault.kind for done in faults}):
         those = [done for done in faults if done.fault.kind == kind]
-        during = [s for done in those for s in reads if done.began <= s.due < done.healed + AFTER_SECONDS]
-        in_time = sum(s.outcome is Outcome.OK and s.ended - s.sent <= DEADLINE_SECONDS for s in during)
+        pairs = [(done, s) for done in those for s in reads if done.began <= s.due < done.healed + AFTER_SECONDS]
+        during = [s for _, s in pairs]
         found.append(
             {
                 "kind": kind,
                 "times": len(those),
                 "reads": len(during),
-                "answered": round(in_time / len(during), 5) if during else None,
+                "answered": _answered(during),
+                "answered_elsewhere": _answered(
+                    [s for done, s in pairs if s.region not in {done.fault.whom, done.fault.other}]
+                ),
                 "slowest_ms": percentile((s.ended - s.due for s in during if s.outcome is Outcome.OK), 100),
                 "longest_gap": max((_gap(done, reads) for done in those), default=None),
                 "whole_after": max((done.whole_after or math.inf for done in those), default=None),
             }
         )
     return found
+
+
+def _answered(reads: Sequence[Sample]) -> float | None:
+    """Return which part of reads was answered in time."""
+    in_time = sum(s.outcome is Outcome.OK and s.ended - s.sent <= DEADLINE_SECONDS for s in reads)
+    return round(in_time / len(reads), 5) if reads else None
 
 
 def _gap(done: Done, reads: Sequence[Sample]) -> float:
@@ -108,16 +120,16 @@ def _gap(done: Done, reads: Sequence[Sample]) -> float:
         if s.region == done.fault.whom and s.outcome is Outcome.OK and done.began <= s.ended <= end
     )
     marks = [done.began, *answers, end]
-    return round(max(later - earlier for earlier, later in zip(marks, marks[1:], strict=False)), 3)
+    return round(max(later - earlier for earlier, later in pairwise(marks)), 3)
 
 
 def growth(samples: Sequence[Sample], seconds: float) -> dict[str, float | None] | None:
     """Return the p99 of answers in the second minute and in the last; None for a run too short to have both."""
-    if seconds < 180:  # noqa: PLR2004 - three minutes
+    if seconds < 180:
         return None
     first = min((s.due for s in samples), default=0.0)
     answered = [s for s in samples if s.outcome is Outcome.OK]
-    second = percentile((s.ended - s.due for s in answered if 60 <= s.due - first < 120), 99)  # noqa: PLR2004
+    second = percentile((s.ended - s.due for s in answered if 60 <= s.due - first < 120), 99)
     last = percentile((s.ended - s.due for s in answered if s.due - first >= seconds - 60), 99)
     return {
         "second_minute_ms": second,
@@ -168,13 +180,15 @@ def _requests_table(figures: dict[str, dict[str, Any]]) -> Table:
 
 
 def _faults_table(rows: list[dict[str, Any]]) -> Table:
-    table = _table("Faults", "kind", "times", "reads", "answered", "slowest ms", "longest gap s", "whole after s")
+    table = _table("Faults", *FAULT_COLUMNS)
     for row in rows:
-        answered = row["answered"]
-        share = "-" if answered is None else f"{answered:.2%} {_mark(answered >= LEAST_ANSWERED)}"
+        shares = [
+            "-" if share is None else f"{share:.2%} {_mark(share >= LEAST_ANSWERED)}"
+            for share in (row["answered"], row["answered_elsewhere"])
+        ]
         gap = row["longest_gap"]
         mark = f" {_mark(gap <= LONGEST_GAP_SECONDS)}" if row["kind"] == "kill broker" else ""
-        cells = (row["times"], row["reads"], share, row["slowest_ms"], f"{gap}{mark}", row["whole_after"])
+        cells = (row["times"], row["reads"], *shares, row["slowest_ms"], f"{gap}{mark}", row["whole_after"])
         table.add_row(row["kind"], *map(_cell, cells))
     return table
 

@@ -13,7 +13,7 @@ from mesh import Client
 from mesh.errors import MeshError
 from mesh.local import directory
 from mesh.local.stores import opened
-from mesh.model import Find, Place
+from mesh.model import Find, Mark, Place
 from tests.chaos import checker, faults, hosts, watch
 from tests.chaos.clients import STILL_EACH, Load, Log
 from tests.chaos.history import Seen, seen_of
@@ -41,7 +41,7 @@ class Options:
     workers: int = 2
     overlap: bool = False
     base_port: int = 25_570
-    rules: checker.Rules = checker.Rules()
+    rules: checker.Rules = field(default_factory=checker.Rules)
 
 
 @dataclass
@@ -67,6 +67,8 @@ class Result:
     lacking: dict[str, str]
     resources: list[dict[str, Any]]
     leaks: list[str]
+    #: Where the processes' logs were; kept when asked for.
+    directory: str = ""
     trouble: list[str] = field(default_factory=list)
 
     @property
@@ -190,18 +192,17 @@ def _judge(
         trouble.append(str(error))
     time.sleep(SETTLE_SECONDS)
     leaks = watch.leftovers(mesh)
-    found: dict[str, list[Seen]] = {}
-    answered: dict[str, Seen] = {}
     try:
         found, still = stored(mesh)
-        answered = said(mesh, log)
-        trouble += [f"{region} has {number} of {STILL_EACH} places that never change" for region, number in still.items()
-                    if number != STILL_EACH]  # fmt: skip
-        verdict = checker.check(log.ops, log.reads, found, answered, options.rules)
+        less = [f"{region} has {number} of its {STILL_EACH} places" for region, number in still.items()
+                if number != STILL_EACH]  # fmt: skip
+        verdict = checker.check(log.ops, log.reads, found, said(mesh, log), options.rules)
     except (MeshError, ValueError) as error:
-        trouble.append(f"cannot be read back: {error!r}")
-        verdict = checker.Verdict()
-    return Result(options, rate, log, verdict, breaker.done, mesh.hosts.lacking, seen.report(), leaks, trouble)
+        less, verdict = [f"cannot be read back: {error!r}"], checker.Verdict()
+    return Result(
+        options=options, rate=rate, log=log, verdict=verdict, faults=breaker.done, lacking=mesh.hosts.lacking,
+        resources=seen.report(), leaks=leaks, directory=str(mesh.hosts.directory), trouble=[*trouble, *less],
+    )  # fmt: skip
 
 
 def stored(mesh: ChaosMesh) -> tuple[dict[str, list[Seen]], dict[str, int]]:
@@ -225,13 +226,7 @@ def _everything(find: Callable[[Find], Any]) -> Iterator[Place]:
         yield from page.places
         if not page.more:
             return
-        mark = _mark(page.places[-1])
-
-
-def _mark(place: Place) -> Any:
-    from mesh.model import Mark  # noqa: PLC0415
-
-    return Mark(0.0, place.id)
+        mark = Mark(0.0, page.places[-1].id)
 
 
 def said(mesh: ChaosMesh, log: Log) -> dict[str, Seen]:

@@ -178,13 +178,13 @@ class ChaosMesh:
         config = self.hosts.directory / f"{region}.toml"
         config.write_text(render(self._variables(host)), encoding="utf-8")
         self._admin[region] = Client(self.brokers[region], cache_dir=self.cache, timeout=10.0)
-        instances = [("broker", f"broker-{region}", [])] + [
-            ("worker", f"worker-{region}-{n}", ["--instance", str(n)]) for n in range(1, self.workers + 1)
-        ]
-        for module, name, more in instances:
-            arguments = ["--config", str(config), *more]
-            child = Placed(name, host, module, arguments, self._log(name), self.hosts.clock_library)
-            self.keeper.start(child)
+        self._place("broker", f"broker-{region}", host, "--config", str(config))
+        for number in range(1, self.workers + 1):
+            instance = ("--config", str(config), "--instance", str(number))
+            self._place("worker", f"worker-{region}-{number}", host, *instance)
+
+    def _place(self, module: str, name: str, host: Host, *arguments: str) -> None:
+        self.keeper.start(Placed(name, host, module, arguments, self._log(name), self.hosts.clock_library))
 
     def _variables(self, host: Host) -> dict[str, Any]:
         return {

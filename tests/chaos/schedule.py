@@ -66,7 +66,7 @@ def plan(
     durations: Mapping[str, tuple[float, float]] = KINDS,
 ) -> list[Fault]:
     """Return the faults of a run; the same arguments give the same faults."""
-    chance = random.Random(seed)  # noqa: S311 - to be had again, not to be secret
+    chance = random.Random(seed)
     found: list[Fault] = []
     at = CALM_SECONDS
     for kind in _rounds(kinds, chance):

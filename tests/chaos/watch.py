@@ -35,7 +35,7 @@ class Life:
         """Return its figures; slopes per hour, None where it did not live long enough for one."""
         first = next((n for n, at in enumerate(self.times) if at - self.times[0] >= warm), len(self.times))
         times, memory, descriptors = self.times[first:], self.memory[first:], self.descriptors[first:]
-        long_enough = len(times) > 2 and times[-1] - times[0] >= LEAST_SECONDS  # noqa: PLR2004
+        long_enough = len(times) > 2 and times[-1] - times[0] >= LEAST_SECONDS
         return {
             "name": self.name,
             "seconds": round(self.times[-1] - self.times[0], 1),

@@ -1,8 +1,8 @@
 """The network between the hosts of a chaos run: each has a TUN device, and this program carries packets between them.
 
-Delay, loss and one-way drops are decided here, packet by packet. `tc netem` would be the usual way; many kernels lack it
-(that of our test machines does), and a bridge with nft rules can drop but not delay. What the hosts' TCP sees is the same:
-packets late, or missing. It costs some 10 us a packet, which 300 requests a second do not notice.
+Delay, loss and one-way drops are decided here, packet by packet. `tc netem` would be the usual way; many kernels lack
+it (that of our test machines does), and a bridge with nft rules can drop but not delay. What the hosts' TCP sees is the
+same: packets late, or missing.
 
 Runs as a program of its own, so that whoever measures is not held up by it. On standard input come rules as JSON lines,
 `{"0>1": [delay_seconds, loss_0_to_1]}` (all rules there are; a loss of 1 is a cut), and each is acknowledged by a line.
@@ -145,7 +145,7 @@ def parse(line: str) -> Rules:
 
 def main(seed: int, tuns: Sequence[int]) -> None:
     """Carry packets until standard input ends, as it does when whoever started us dies."""
-    switch = Switch(random.Random(seed))  # noqa: S311
+    switch = Switch(random.Random(seed))
     with selectors.DefaultSelector() as poller:
         poller.register(sys.stdin, selectors.EVENT_READ, -1)
         for number, tun in enumerate(tuns):

@@ -1,0 +1,167 @@
+"""The parts of the chaos harness that decide something: the schedule, the wire's switch, slopes, figures."""
+
+import json
+import random
+import struct
+from itertools import pairwise
+
+import pytest
+
+from tests.chaos.__main__ import kinds
+from tests.chaos.clients import Sample
+from tests.chaos.faults import _KINDS
+from tests.chaos.history import Outcome
+from tests.chaos.report import by_kind, growth, percentile
+from tests.chaos.run import Done
+from tests.chaos.schedule import CALM_SECONDS, KINDS, PAUSE_SECONDS, REGIONS, Fault, plan
+from tests.chaos.watch import Life, slope
+from tests.chaos.wire import FIRST, Switch, parse
+
+ALL = tuple(KINDS)
+
+
+def packet(target: int, mark: int = 0) -> bytes:
+    return struct.pack("B15xBBBBB", 0x45, 10, 78, 0, FIRST + target, mark)
+
+
+# -- the schedule ------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_gives_the_same_faults_again():
+    """And another seed others."""
+    assert plan(7, 600, ALL) == plan(7, 600, ALL)
+    assert plan(7, 600, ALL) != plan(8, 600, ALL)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_faults_come_one_at_a_time_with_pauses_and_end_before_the_run(seed: int):
+    """Each begins after the one before has healed."""
+    faults = plan(seed, 600, ALL)
+
+    assert faults[0].at == CALM_SECONDS
+    for earlier, later in pairwise(faults):
+        assert later.at - (earlier.at + earlier.seconds) >= PAUSE_SECONDS[0] - 0.02
+    assert faults[-1].at + faults[-1].seconds <= 600 - CALM_SECONDS
+
+
+def test_half_an_hour_has_two_hundred_faults_of_every_kind():
+    """Each kind about as often as the others, and whatever it hits."""
+    faults = plan(1, 1800, ALL)
+    times = [sum(fault.kind == kind for fault in faults) for kind in ALL]
+
+    assert len(faults) >= 200
+    assert max(times) - min(times) <= 1
+    assert {fault.whom for fault in faults} == set(REGIONS)
+    assert all(KINDS[fault.kind][0] <= fault.seconds <= KINDS[fault.kind][1] for fault in faults)
+
+
+def test_overlapping_faults_are_asked_for():
+    """With `overlap` some begin before the one before has healed, and a second party is never the first."""
+    faults = plan(3, 600, ALL, overlap=True)
+
+    assert any(later.at < earlier.at + earlier.seconds for earlier, later in pairwise(faults))
+    assert all(fault.other != fault.whom for fault in faults)
+
+
+def test_without_kinds_nothing_breaks():
+    """A soak has an empty schedule."""
+    assert plan(1, 600, ()) == []
+
+
+def test_every_kind_of_fault_can_be_done_and_chosen():
+    """The schedule, what does the faults, and the command line know the same kinds."""
+    assert set(_KINDS) == set(KINDS)
+    assert kinds("all") == ALL
+    assert kinds("none") == ()
+    assert kinds("kill broker, one way") == ("kill broker", "one way")
+    with pytest.raises(Exception, match="no faults flood"):
+        kinds("flood")
+
+
+# -- the wire ----------------------------------------------------------------------------------------------------------
+
+
+def test_packets_go_to_their_address():
+    """At once, while no rule says otherwise; what has no host there goes nowhere."""
+    switch = Switch(random.Random(1))
+
+    assert switch.take(0, packet(3), 6, 0.0) == 3
+    assert switch.take(0, packet(6), 6, 0.0) is None
+    assert switch.take(0, b"\x60" + bytes(39), 6, 0.0) is None, "IPv6"
+    assert switch.wait(0.0) is None
+
+
+def test_a_cut_is_one_way():
+    """What the other side sends arrives."""
+    switch = Switch(random.Random(1))
+    switch.rules = parse(json.dumps({"0>1": [0.0, 1.0]}))
+
+    assert switch.take(0, packet(1), 6, 0.0) is None
+    assert switch.due(99.0) == []
+    assert switch.take(1, packet(0), 6, 0.0) == 0
+
+
+def test_delayed_packets_arrive_late_and_in_order():
+    """Not before their time, and those of the same moment as they were sent."""
+    switch = Switch(random.Random(1))
+    switch.rules = {(0, 1): (0.2, 0.0)}
+    sent = [packet(1, mark) for mark in range(5)]
+    for each in sent:
+        assert switch.take(0, each, 6, 1.0) is None
+
+    assert switch.wait(1.0) == pytest.approx(0.2)
+    assert switch.due(1.19) == []
+    assert switch.due(1.21) == [(1, each) for each in sent]
+
+
+def test_loss_is_as_large_as_asked():
+    """Two of a hundred, more or less."""
+    switch = Switch(random.Random(1))
+    switch.rules = {(0, 1): (0.0, 0.02)}
+    for _ in range(10_000):
+        switch.take(0, packet(1), 6, 0.0)
+
+    assert 9_750 < len(switch.due(0.0)) < 9_850
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_leak_shows_as_a_slope():
+    """Half a megabyte a minute is thirty an hour; the first minute does not count."""
+    times = [float(second) for second in range(300)]
+    memory = [50_000_000 + (30_000_000 if at < 60 else int(at / 60 * 524_288)) for at in times]
+    told = Life("broker-ne", 1, times, memory, [20] * 300).report()
+
+    assert told["memory_mb_an_hour"] == pytest.approx(30.0, abs=0.1)
+    assert told["descriptors_an_hour"] == 0
+    assert slope([0, 1800, 3600], [5, 6, 7]) == pytest.approx(2)
+
+
+def test_a_short_life_has_no_slope():
+    """Two minutes after the warm-up are the least."""
+    assert Life("w", 1, [0.0, 90.0, 170.0], [1, 2, 3], [1, 1, 1]).report()["memory_mb_an_hour"] is None
+
+
+def read(due: float, ended: float, outcome: Outcome = Outcome.OK, region: str = "ne") -> Sample:
+    return Sample("read get", region, due, due, ended, outcome)
+
+
+def test_a_fault_is_judged_by_the_reads_while_it_lasts():
+    """Those answered within their deadline of all that fell due, and the longest silence of the region that was hit."""
+    samples = [read(at / 10, at / 10 + 0.01) for at in range(100) if not 20 <= at < 25]
+    samples += [read(2.2, 4.2, Outcome.REFUSED), read(2.3, 2.4, region="ca")]
+    (told,) = by_kind([Done(Fault(2.0, 1.0, "kill broker", "ne"), 2.0, 3.0, 0.5)], samples)
+
+    assert (told["reads"], told["answered"]) == (27, pytest.approx(26 / 27, abs=1e-5))
+    assert told["answered_elsewhere"] == 1.0
+    assert told["longest_gap"] == pytest.approx(0.51)
+
+
+def test_growth_compares_the_last_minute_with_the_second():
+    """The first is warm-up; a run under three minutes has no such figure."""
+    samples = [read(float(at), at + (0.010 if at < 180 else 0.015)) for at in range(240)]
+
+    assert growth(samples, 240) == {"second_minute_ms": 10.0, "last_minute_ms": 15.0, "ratio": 1.5}
+    assert growth(samples, 120) is None
+    assert percentile([0.1, 0.2], 50) == 100.0
