@@ -46,6 +46,11 @@ def router(context: "zmq.Context[zmq.Socket[bytes]]", *, routing_id: bytes | Non
     _common(socket)
     # Without MANDATORY, messages to unknown or full peers vanish: 1,975 of 2,000 were lost without a sign.
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    # Without HANDOVER a peer that comes back on a new connection, before its old one is known to be dead, is ignored:
+    # the connection stands, is kept alive, and nothing on it is read, for ever (libzmq looks at a new connection's
+    # routing id once). Two brokers lost each other so after a link had been down for four seconds.
+    # It also lets whoever bears a peer's name take its place; that is for the check of keys against names to prevent.
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if routing_id is not None:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
     return socket
