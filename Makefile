@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Of `make chaos`: how long, which faults in which order, which kinds of them (all, none, or some by comma).
+MINUTES ?= 3
+SEED ?= 1
+FAULTS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench chaos clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /make \1\t/' | expand -t 14
@@ -23,12 +27,17 @@ lint: $(VENV)/.dev  ## Check format, style, types, layers and generated files.
 	$(BIN)/mypy $(wildcard scripts/*.py) $(wildcard scripts/nspawn_lab) $(wildcard ansible/filter_plugins/*.py)
 	$(BIN)/mypy scripts/wheelhouse
 	$(if $(wildcard bench/__init__.py),$(BIN)/mypy -p bench)
+	$(BIN)/mypy --explicit-package-bases $(filter-out tests/chaos/test_%,$(wildcard tests/chaos/*.py))
 	cd ansible && ../$(BIN)/ansible-lint --offline
 	$(if $(wildcard tests/test_layers.py),$(BIN)/python -m pytest -q tests/test_layers.py)
 	$(BIN)/python scripts/unasync.py --check
 
 bench: $(VENV)/.dev  ## Measure the broker's cost, and the mesh against bare pymongo (ARGS go to the benchmark).
 	$(if $(wildcard bench/__main__.py),$(BIN)/python -m bench $(ARGS),$(BIN)/python bench/run.py $(ARGS))
+
+chaos: $(VENV)/.dev  ## Break a whole mesh again and again, check every promise (MINUTES=30 SEED=7; FAULTS=none soaks).
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED) --faults "$(FAULTS)" \
+	  $(if $(filter none,$(FAULTS)),--load 0.8) $(ARGS)
 
 clean:  ## Remove what was built, the virtual environment too.
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/out

@@ -295,7 +295,8 @@ def _level(read: Read, ops: Sequence[Op]) -> float:
 def _answered_otherwise(key: str, ops: Sequence[Op], stored: Copies, answered: Seen | None) -> Iterator[Violation]:
     if answered != _newest(stored):
         text = f"the mesh says {answered or 'nothing'}, stored is {_list(stored)}"
-        yield Violation("wrong answer", key, text, _lines(ops))
+        torn = len(stored) > 1 and answered in stored  # whether two copies may be stored is judged elsewhere
+        yield Violation("old copy of a torn move" if torn else "wrong answer", key, text, _lines(ops), known=torn)
 
 
 def _lines(ops: Sequence[Op]) -> tuple[str, ...]:

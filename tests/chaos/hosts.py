@@ -27,6 +27,8 @@ from tests.chaos.wire import Wire, address, host_commands, open_tun
 #: Set for the harness below `unshare`.
 INSIDE = "MESH_CHAOS_NAMESPACE"
 DISK_BYTES = 512 * 1024 * 1024
+#: Ours alone, below `unshare --mount`.
+_DISKS = Path("/mnt")
 _NETWORK = ("link down", "one way", "cut pair", "slow link")
 
 
@@ -105,6 +107,7 @@ def _shared(hosts: Hosts, base_port: int) -> None:
 
 def _isolated(hosts: Hosts, seed: int, exits: ExitStack) -> None:
     tuns = []
+    _run("mount", "-t", "tmpfs", "none", str(_DISKS))
     for number, region in enumerate(REGIONS):
         holder = _holder()
         exits.callback(_end, holder)
@@ -114,8 +117,7 @@ def _isolated(hosts: Hosts, seed: int, exits: ExitStack) -> None:
         prefix = ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
         for command in host_commands(device, number):
             _run(*prefix, *command)
-        data = hosts.directory / f"data-{region}"
-        _disk(data)
+        data = _disk(region)
         hosts.hosts[region] = Host(region, number, address(number), 5570, 27017, data, prefix, device)
     tuns.append(open_tun("clients"))
     for command in host_commands("clients", len(REGIONS)):
@@ -144,9 +146,12 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _disk(data: Path) -> None:
+def _disk(region: str) -> Path:
+    # Not below the run-time directory: whoever removes that after a crash cannot remove what is mounted.
+    data = _DISKS / region
     data.mkdir()
-    _run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", f"chaos-{data.name}", str(data))
+    _run("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(data))
+    return data
 
 
 def _clocks(hosts: Hosts) -> None:

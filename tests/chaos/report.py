@@ -14,11 +14,13 @@ from rich.text import Text
 from tests.chaos.clients import DEADLINE_SECONDS, Log, Sample
 from tests.chaos.history import Outcome
 from tests.chaos.run import Done, Result
-from tests.chaos.watch import WARM_SECONDS
+from tests.chaos.watch import JUDGED_SECONDS, WARM_SECONDS
 
 #: A fault is over for reads this long after it has healed.
 AFTER_SECONDS = 2.0
 MOST_SHOWN = 5
+#: Seconds by which a request may leave late; beyond, the clients themselves were short of CPU.
+MOST_LATE_SECONDS = 0.5
 FAULT_COLUMNS = ("kind", "times", "reads", "answered", "elsewhere", "slowest ms", "longest gap s", "whole after s")
 #: Targets: part of reads answered during a fault; seconds a region may be unreadable when its broker dies; MB an hour.
 LEAST_ANSWERED, LONGEST_GAP_SECONDS, MOST_MB_AN_HOUR, MOST_P99_GROWTH = 0.999, 1.0, 1.0, 1.2
@@ -49,6 +51,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "schedule": [done.fault.to_dict() | {"began": round(done.began, 2)} for done in result.faults],
         "lacking": result.lacking,
         "resources": result.resources,
+        "clients_late_seconds": round(max((sample.sent - sample.due for sample in log.samples), default=0.0), 3),
         "p99_growth": growth(log.samples, options.seconds),
     }  # fmt: skip
 
@@ -199,7 +202,8 @@ def _resources_table(rows: list[dict[str, Any]]) -> Table:
     )
     for row in rows:
         grows = row["memory_mb_an_hour"]
-        memory = "-" if grows is None else f"{grows} {_mark(grows <= MOST_MB_AN_HOUR)}"
+        judged = row["seconds"] >= WARM_SECONDS + JUDGED_SECONDS
+        memory = f"{grows} {_mark(grows <= MOST_MB_AN_HOUR)}" if judged else grows
         cells = (row["seconds"], row["memory_mb"], memory, row["descriptors"], row["most_descriptors"],
                  row["descriptors_an_hour"])  # fmt: skip
         table.add_row(row["name"], *map(_cell, cells))
@@ -216,6 +220,9 @@ def _words(told: dict[str, Any]) -> Iterable[str]:
         second, last, ratio = told["p99_growth"].values()
         mark = _mark(ratio is not None and ratio <= MOST_P99_GROWTH)
         yield f"p99 of the second minute {second} ms, of the last {last} ms: {ratio} times {mark}"
+    late = told["clients_late_seconds"]
+    if late > MOST_LATE_SECONDS:
+        yield f"[yellow]clients sent up to {late} s late: the machine was too busy for the times above to count[/]"
     for kind, why in told["lacking"].items():
         yield f"[yellow]not tried: {kind}: {why}[/]"
     for kind, number in told["known_limits"].items():

@@ -231,6 +231,16 @@ def test_a_move_torn_in_the_middle_is_a_known_limit_until_moves_are_atomic(
     assert verdict.known == ({} if kinds else {"torn move": 1})
 
 
+def test_of_a_torn_move_the_mesh_may_show_either_copy(story: Story):
+    """It should show the newer one, and what it shows is counted."""
+    before = last(story)
+    story.do("move", "south", Outcome.UNKNOWN)
+    verdict = story.judge(before, last(story), answered=before)
+
+    assert verdict.violations == []
+    assert verdict.known == {"torn move": 1, "old copy of a torn move": 1}
+
+
 def test_a_deleted_place_that_is_there_is_found(story: Story):
     """An acknowledged delete is final, since its key is never used again."""
     held = last(story)

@@ -16,8 +16,8 @@ from tests.chaos.schedule import REGIONS
 LOOK_SECONDS = 1.0
 #: Seconds of a process's life that do not count: libraries, caches and connections are filling.
 WARM_SECONDS = 60.0
-#: A slope over less than this says nothing.
-LEAST_SECONDS = 120.0
+#: A slope over less than this is not worth printing, and one over less than that not worth judging.
+LEAST_SECONDS, JUDGED_SECONDS = 120.0, 600.0
 _MB = 1024 * 1024
 
 

@@ -12,7 +12,7 @@ from mesh.transport import sockets
 
 
 class Relay:
-    """Carries bytes between a peer and a listener; `break_silently` is a link that dies without telling the listener."""
+    """Carries bytes between a peer and a listener; `break_silently` ends it for the peer alone."""
 
     def __init__(self, port: int) -> None:
         self._target = port
