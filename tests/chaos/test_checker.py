@@ -320,6 +320,74 @@ def test_a_stale_read_that_did_not_promise_more_is_allowed(story: Story):
     assert story.kinds() == ["wrong read"]
 
 
+def test_reads_at_the_same_time_may_see_a_write_in_any_order(story: Story):
+    """Only a read that had ended binds those that begin later."""
+    before = last(story)
+    story.do("update", outcome=Outcome.UNKNOWN)
+    story.read(5.0, last(story), takes=1.0)
+    story.read(5.5, before, takes=1.0)
+
+    assert story.kinds() == []
+
+
+def test_secondaries_may_be_read_in_any_order(story: Story):
+    """Each may be as far behind as it likes."""
+    before = last(story)
+    story.do("update", outcome=Outcome.UNKNOWN)
+    for at, seen in ((5.0, last(story)), (6.0, before)):
+        story.reads.append(Read("r1", KEY, at, at + 0.1, seen, primary=False))
+
+    assert story.kinds() == []
+
+
+def test_a_read_that_sees_the_future_is_found(story: Story):
+    """What is written later cannot be seen now."""
+    story.do("update")
+    story.read(3.6, last(story))
+
+    assert "wrong read" in story.kinds()
+
+
+def test_a_refusal_that_denies_what_is_there_is_found(story: Story):
+    """NotFound for a place that was acknowledged."""
+    story.do("update", outcome=Outcome.REFUSED, happens=False).error = "not_found: no region holds it"
+
+    assert story.kinds() == ["lost"]
+
+
+def test_an_acknowledged_operation_that_cannot_have_been_done_is_found(story: Story):
+    """An insert of what is there, and a delete of what is not."""
+    held = story.now
+    story.do("insert", happens=False).seen = held
+    assert story.kinds() == ["mixed up"]
+
+    told = Story()
+    told.do("insert")
+    told.do("delete")
+    told.do("delete")
+    assert len(told.kinds()) == 1
+
+
+def test_a_late_move_that_takes_a_place_back_is_found(story: Story):
+    """A move that is not newer than the stored position changes nothing, whenever it happens."""
+    late = story.do("move", "ne", Outcome.UNKNOWN, happens=False)
+    story.do("move", "ne")
+    held = last(story)
+
+    assert story.kinds() == []
+    assert story.kinds(replace(held, version=held.version + 1, at=late.number, lon=late.lon)) == ["applied twice"]
+
+
+def test_a_place_missed_while_it_crosses_a_border_is_a_known_limit(story: Story):
+    """A reader who asks everywhere may ask both regions at the wrong moment; otherwise it is lost."""
+    story.do("move", "south")
+    story.read(4.2, None)
+    verdict = story.judge()
+
+    assert verdict.violations == []
+    assert verdict.known == {"missed while it moved": 1}
+
+
 def test_a_mesh_that_says_something_else_than_its_shards_is_found(story: Story):
     """Read back through the mesh, a place must be its newest copy."""
     other = replace(last(story), version=2)
