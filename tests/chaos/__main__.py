@@ -26,7 +26,8 @@ def main() -> NoReturn:
         print(*plan(options.seed, options.seconds, options.kinds, workers=options.workers, overlap=options.overlap),
               sep="\n")  # fmt: skip
         sys.exit(0)
-    hosts.enter()
+    if not arguments.here:
+        hosts.enter()
     quiet_environment()
     console = Console(stderr=arguments.json, width=None if sys.stdout.isatty() else 130)
     result = _run(options, console)
@@ -50,6 +51,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--faults", type=kinds, default=tuple(KINDS), help="kinds by comma, `all` or `none` [all]")
     parser.add_argument("--workers", type=int, default=2, help="of each region [2]")
     parser.add_argument("--overlap", action="store_true", help="the next fault may begin before the last one ended")
+    parser.add_argument("--here", action="store_true", help="all on the loopback: no faults of network and disk")
     parser.add_argument("--base-port", type=int, default=25_570, help="first of 15, where there are no namespaces")
     parser.add_argument("--plan", action="store_true", help="print the faults and do nothing")
     parser.add_argument("--json", action="store_true", help="the report as JSON on standard output, the rest on error")

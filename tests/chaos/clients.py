@@ -67,6 +67,8 @@ class Sample:
 
     kind: str
     region: str
+    #: The region of the broker that the client asks as long as it is there.
+    via: str
     due: float
     sent: float
     ended: float
@@ -106,8 +108,8 @@ def still_places() -> dict[str, list[Draft]]:
 class Writer:
     """Owns keys and decides what happens to them next."""
 
-    def __init__(self, name: str, client: AsyncClient, log: Log, chance: random.Random) -> None:
-        self.name, self._client, self._log, self._chance = name, client, log, chance
+    def __init__(self, name: str, via: str, client: AsyncClient, log: Log, chance: random.Random) -> None:
+        self.name, self._via, self._client, self._log, self._chance = name, via, client, log, chance
         self.keys: list[Key] = []
         self._made = 0
 
@@ -160,7 +162,9 @@ class Writer:
             op.outcome, op.error = Outcome.WRONG, repr(error)
             self._log.wrong.append(f"{op.kind} of {op.key}: {error!r}; {place}")
         op.ended = self._log.now()
-        note(self._log, Sample(f"write {op.kind}", op.region, due, op.started, op.ended, op.outcome, op.error))
+        note(
+            self._log, Sample(f"write {op.kind}", op.region, self._via, due, op.started, op.ended, op.outcome, op.error)
+        )
 
     async def _ask(self, op: Op) -> Place | None:
         client = self._client
@@ -193,8 +197,8 @@ class Writer:
 class Reader:
     """Looks at keys, and at places that never change."""
 
-    def __init__(self, name: str, client: AsyncClient, log: Log, chance: random.Random) -> None:
-        self.name, self._client, self._log, self._chance = name, client, log, chance
+    def __init__(self, name: str, via: str, client: AsyncClient, log: Log, chance: random.Random) -> None:
+        self.name, self._via, self._client, self._log, self._chance = name, via, client, log, chance
         self._still = still_places()
 
     async def get(self, writers: Iterable[Writer], due: float) -> None:
@@ -212,7 +216,7 @@ class Reader:
             self._log.reads.append(Read(self.name, key.id, started, self._log.now(), seen))
         except Exception as raised:  # noqa: BLE001
             outcome, error = self._failed(raised, f"get of {key.id}")
-        note(self._log, Sample("read get", region, due, started, self._log.now(), outcome, error))
+        note(self._log, Sample("read get", region, self._via, due, started, self._log.now(), outcome, error))
 
     async def nearest(self, region: str, due: float) -> None:
         """Ask for places whose order is known."""
@@ -229,7 +233,7 @@ class Reader:
                 self._log.wrong.append(error)
         except Exception as raised:  # noqa: BLE001
             outcome, error = self._failed(raised, f"nearest in {region}")
-        note(self._log, Sample("read nearest", region, due, started, self._log.now(), outcome, error))
+        note(self._log, Sample("read nearest", region, self._via, due, started, self._log.now(), outcome, error))
 
     def _failed(self, error: Exception, what: str) -> tuple[Outcome, str]:
         if isinstance(error, TimeoutError):
@@ -276,8 +280,8 @@ class Load:
             order = [*ends[number:], *ends[:number]]  # one's own broker first, the others when it is away
             client, other = (self._client(order, cache) for _ in range(2))
             chance = random.Random(f"{seed} {region}")
-            self.writers.append(Writer(f"w{number + 1}", client, log, chance))
-            self.readers.append(Reader(f"r{number + 1}", other, log, chance))
+            self.writers.append(Writer(f"w{number + 1}", region, client, log, chance))
+            self.readers.append(Reader(f"r{number + 1}", region, other, log, chance))
 
     async def prepare(self) -> None:
         """Store the places that never change, and meet every broker."""

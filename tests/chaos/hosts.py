@@ -65,7 +65,7 @@ class Hosts:
 
 
 def enter() -> None:
-    """Go on in namespaces of our own, if we may; returns if we are there or may not."""
+    """Go on in namespaces of our own; returns if we are there, or may not make any."""
     command = unshare()
     if os.environ.get(INSIDE) or not command:
         return

@@ -14,6 +14,7 @@ from rich.text import Text
 from tests.chaos.clients import DEADLINE_SECONDS, Log, Sample
 from tests.chaos.history import Outcome
 from tests.chaos.run import Done, Result
+from tests.chaos.schedule import Fault
 from tests.chaos.watch import JUDGED_SECONDS, WARM_SECONDS
 
 #: A fault is over for reads this long after it has healed.
@@ -97,15 +98,19 @@ def by_kind(faults: Sequence[Done], samples: Sequence[Sample]) -> list[dict[str,
                 "times": len(those),
                 "reads": len(during),
                 "answered": _answered(during),
-                "answered_elsewhere": _answered(
-                    [s for done, s in pairs if s.region not in {done.fault.whom, done.fault.other}]
-                ),
+                "answered_elsewhere": _answered([s for done, s in pairs if not {s.region, s.via} & hit(done.fault)]),
                 "slowest_ms": percentile((s.ended - s.due for s in during if s.outcome is Outcome.OK), 100),
+                "errors": dict(Counter(s.error for s in during if s.error).most_common(5)),
                 "longest_gap": max((_gap(done, reads) for done in those), default=None),
                 "whole_after": max((done.whole_after or math.inf for done in those), default=None),
             }
         )
     return found
+
+
+def hit(fault: Fault) -> set[str]:
+    """Return the regions that a fault is about."""
+    return {fault.whom, fault.other}
 
 
 def _answered(reads: Sequence[Sample]) -> float | None:

@@ -143,17 +143,17 @@ def test_a_short_life_has_no_slope():
     assert Life("w", 1, [0.0, 90.0, 170.0], [1, 2, 3], [1, 1, 1]).report()["memory_mb_an_hour"] is None
 
 
-def read(due: float, ended: float, outcome: Outcome = Outcome.OK, region: str = "ne") -> Sample:
-    return Sample("read get", region, due, due, ended, outcome)
+def read(due: float, ended: float, outcome: Outcome = Outcome.OK, region: str = "ne", via: str = "ne") -> Sample:
+    return Sample("read get", region, via, due, due, ended, outcome)
 
 
 def test_a_fault_is_judged_by_the_reads_while_it_lasts():
     """Those answered within their deadline of all that fell due, and the longest silence of the region that was hit."""
     samples = [read(at / 10, at / 10 + 0.01) for at in range(100) if not 20 <= at < 25]
-    samples += [read(2.2, 4.2, Outcome.REFUSED), read(2.3, 2.4, region="ca")]
+    samples += [read(2.2, 4.2, Outcome.REFUSED), read(2.3, 2.4, region="ca"), read(2.3, 2.4, region="ca", via="sw")]
     (told,) = by_kind([Done(Fault(2.0, 1.0, "kill broker", "ne"), 2.0, 3.0, 0.5)], samples)
 
-    assert (told["reads"], told["answered"]) == (27, pytest.approx(26 / 27, abs=1e-5))
+    assert (told["reads"], told["answered"]) == (28, pytest.approx(27 / 28, abs=1e-5))
     assert told["answered_elsewhere"] == 1.0
     assert told["longest_gap"] == pytest.approx(0.51)
 
