@@ -1,6 +1,7 @@
 """What a run says at its end: tables for people, the same as JSON for programs."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -22,7 +23,9 @@ AFTER_SECONDS = 2.0
 MOST_SHOWN = 5
 #: Seconds by which a request may leave late; beyond, the clients themselves were short of CPU.
 MOST_LATE_SECONDS = 0.5
-FAULT_COLUMNS = ("kind", "times", "reads", "answered", "elsewhere", "slowest ms", "longest gap s", "whole after s")
+FAULT_COLUMNS = (
+    "kind", "times", "reads", "answered", "about it", "its clients", "elsewhere", "slowest ms", "gap s", "whole s",
+)  # fmt: skip
 #: Targets: part of reads answered during a fault; seconds a region may be unreadable when its broker dies; MB an hour.
 LEAST_ANSWERED, LONGEST_GAP_SECONDS, MOST_MB_AN_HOUR, MOST_P99_GROWTH = 0.999, 1.0, 1.0, 1.2
 
@@ -47,7 +50,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "wrong": log.wrong[:20],
         "trouble": result.trouble,
         "leaks": result.leaks,
-        "errors": dict(Counter(sample.error for sample in log.samples if sample.error).most_common(20)),
+        "errors": dict(Counter(plain(sample.error) for sample in log.samples if sample.error).most_common(20)),
         "faults": by_kind(result.faults, log.samples),
         "schedule": [done.fault.to_dict() | {"began": round(done.began, 2)} for done in result.faults],
         "lacking": result.lacking,
@@ -98,14 +101,21 @@ def by_kind(faults: Sequence[Done], samples: Sequence[Sample]) -> list[dict[str,
                 "times": len(those),
                 "reads": len(during),
                 "answered": _answered(during),
+                "answered_about_it": _answered([s for done, s in pairs if s.region in hit(done.fault)]),
+                "answered_to_its_clients": _answered([s for done, s in pairs if s.via in hit(done.fault)]),
                 "answered_elsewhere": _answered([s for done, s in pairs if not {s.region, s.via} & hit(done.fault)]),
                 "slowest_ms": percentile((s.ended - s.due for s in during if s.outcome is Outcome.OK), 100),
-                "errors": dict(Counter(s.error for s in during if s.error).most_common(5)),
+                "errors": dict(Counter(plain(s.error) for s in during if s.error).most_common(5)),
                 "longest_gap": max((_gap(done, reads) for done in those), default=None),
                 "whole_after": max((done.whole_after or math.inf for done in those), default=None),
             }
         )
     return found
+
+
+def plain(error: str) -> str:
+    """Return an error without what differs from client to client."""
+    return re.sub(r"tcp://\S+( or tcp://\S+)+", "all brokers", re.sub(r"the id '[^']*'", "this id", error))
 
 
 def hit(fault: Fault) -> set[str]:
@@ -192,7 +202,7 @@ def _faults_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         shares = [
             "-" if share is None else f"{share:.2%} {_mark(share >= LEAST_ANSWERED)}"
-            for share in (row["answered"], row["answered_elsewhere"])
+            for share in (row[f"answered{part}"] for part in ("", "_about_it", "_to_its_clients", "_elsewhere"))
         ]
         gap = row["longest_gap"]
         mark = f" {_mark(gap <= LONGEST_GAP_SECONDS)}" if row["kind"] == "kill broker" else ""
