@@ -30,7 +30,10 @@ def main() -> NoReturn:
         hosts.enter()
     quiet_environment()
     console = Console(stderr=arguments.json, width=None if sys.stdout.isatty() else 130)
-    result = _run(options, console)
+    try:
+        result = _run(options, console)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell reports it; what was made goes with us
     show(result, console)
     if arguments.json:
         print(json.dumps(to_dict(result)))

@@ -102,6 +102,7 @@ def _shared(hosts: Hosts, base_port: int) -> None:
     hosts.lacking |= dict.fromkeys((*_NETWORK, "full disk"), why)
     for number, region in enumerate(REGIONS):
         data = hosts.directory / f"data-{region}"
+        data.mkdir()
         hosts.hosts[region] = Host(region, number, "127.0.0.1", base_port + number, base_port + 10 + number, data)
 
 

@@ -85,6 +85,7 @@ class Breaker:
         self._mesh, self._log, self._tell = mesh, log, tell
         self.done: list[Done] = []
         self._over = threading.Event()
+        self._aborted = False
 
     def run(self, schedule: list[Fault], *, overlap: bool) -> None:
         """Do all faults; one that comes late because the mesh had not recovered shifts those after it."""
@@ -105,6 +106,11 @@ class Breaker:
         """Heal what is broken now, and break nothing more."""
         self._over.set()
 
+    def abort(self) -> None:
+        """Stop, and wait for nothing."""
+        self._aborted = True
+        self.stop()
+
     def _do(self, fault: Fault) -> None:
         done = Done(fault, self._log.now())
         self.done.append(done)
@@ -118,7 +124,7 @@ class Breaker:
         done.whole_after = self._recovered(done.healed)
 
     def _recovered(self, since: float) -> float | None:
-        while self._log.now() - since < RECOVER_SECONDS:
+        while self._log.now() - since < RECOVER_SECONDS and not self._aborted:
             if not self._mesh.lacks(timeout=0.5):
                 return round(self._log.now() - since, 3)
             time.sleep(0.05)
@@ -155,7 +161,7 @@ async def _on(
             breaker.stop()
             await breaking
     finally:
-        breaker.stop()
+        breaker.abort()
         await load.close()
     return await asyncio.to_thread(_judge, mesh, options, rate, log, breaker, seen, tell)
 

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 
 from tests.chaos.__main__ import kinds
-from tests.chaos.clients import Sample
+from tests.chaos.clients import Key, Sample, _one_write
 from tests.chaos.faults import _KINDS
-from tests.chaos.history import Outcome
-from tests.chaos.report import by_kind, growth, percentile
+from tests.chaos.history import Op, Outcome
+from tests.chaos.report import by_kind, growth, percentile, plain
 from tests.chaos.run import Done
 from tests.chaos.schedule import CALM_SECONDS, KINDS, PAUSE_SECONDS, REGIONS, Fault, plan
 from tests.chaos.watch import Life, slope
@@ -76,6 +76,38 @@ def test_every_kind_of_fault_can_be_done_and_chosen():
     assert kinds("kill broker, one way") == ("kill broker", "one way")
     with pytest.raises(Exception, match="no faults flood"):
         kinds("flood")
+
+
+# -- clients -----------------------------------------------------------------------------------------------------------
+
+
+def op(kind: str, region: str, key: str = "w1-1") -> Op:
+    return Op("w1", key, 2, kind, region, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "certain"),
+    [
+        (op("insert", "ne"), True),
+        (op("update", "ne"), True),
+        (op("move", "ne"), True),
+        (op("move", "south"), False),
+        (op("delete", "ne"), False),
+        (op("upsert", "ne", "ne:w1-1"), True),
+        (op("upsert", "ne", "ca:w1-1"), False),
+    ],
+)
+def test_busy_is_certain_only_of_what_writes_to_one_region(asked: Op, *, certain: bool):
+    """What asks several regions may have been done in one when another refuses."""
+    assert _one_write(asked, Key(asked.key, "ne")) is certain
+
+
+def test_clients_differ_in_nothing_but_their_names():
+    """The same error from brokers in another order is counted as the same."""
+    assert plain("busy: tcp://a:1 or tcp://b:2: full") == plain("busy: tcp://b:2 or tcp://a:1: full")
+    assert plain("not_found: no region holds a place with the id 'x'") == plain(
+        "not_found: no region holds a place with the id 'y'"
+    )
 
 
 # -- the wire ----------------------------------------------------------------------------------------------------------
