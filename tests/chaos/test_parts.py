@@ -1,12 +1,15 @@
 """The parts of the chaos harness that decide something: the schedule, the wire's switch, slopes, figures."""
 
+import asyncio
 import json
 import random
 import struct
+import time
 from itertools import pairwise
 
 import pytest
 
+from tests.chaos import clients
 from tests.chaos.__main__ import kinds
 from tests.chaos.clients import Key, Sample, _one_write
 from tests.chaos.faults import _KINDS
@@ -100,6 +103,27 @@ def op(kind: str, region: str, key: str = "w1-1") -> Op:
 def test_busy_is_certain_only_of_what_writes_to_one_region(asked: Op, *, certain: bool):
     """What asks several regions may have been done in one when another refuses."""
     assert _one_write(asked, Key(asked.key, "ne")) is certain
+
+
+def test_a_call_without_an_outcome_is_stuck(monkeypatch: pytest.MonkeyPatch):
+    """An outcome that comes within the margin is one, and a loop that was held up meanwhile makes no call stuck."""
+    monkeypatch.setattr(clients, "DEADLINE_SECONDS", 0.05)
+    monkeypatch.setattr(clients, "MARGIN_SECONDS", 0.05)
+
+    async def slow(seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "done"
+
+    async def held_up() -> str:
+        asked = asyncio.create_task(clients.within(slow(0.04)))
+        await asyncio.sleep(0)
+        time.sleep(0.3)
+        return await asked
+
+    assert asyncio.run(clients.within(slow(0.06))) == "done"
+    assert asyncio.run(held_up()) == "done"
+    with pytest.raises(TimeoutError):
+        asyncio.run(clients.within(slow(5)))
 
 
 def test_clients_differ_in_nothing_but_their_names():
