@@ -99,6 +99,12 @@ class Keeper(Supervisor):
             os.kill(record.child.pid, signal.SIGKILL)
         record.child.wait(5.0)
 
+    def resume(self, name: str) -> None:
+        """Let the watcher start it: a child dies with the thread that forked it, and ours may end with its fault."""
+        record = self._records[name]
+        with self._lock:
+            record.wanted, record.due = True, time.monotonic()
+
     def names(self) -> list[str]:
         """Return the names of all children."""
         return list(self._records)

@@ -4,11 +4,15 @@ import asyncio
 import json
 import random
 import struct
+import threading
 import time
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mesh.local.processes import WATCH_SECONDS, Program
 from tests.chaos import clients
 from tests.chaos.__main__ import kinds
 from tests.chaos.clients import Key, Sample, _one_write
@@ -16,9 +20,11 @@ from tests.chaos.faults import _KINDS
 from tests.chaos.history import Op, Outcome
 from tests.chaos.report import by_kind, growth, percentile, plain
 from tests.chaos.run import Done
+from tests.chaos.running import Keeper
 from tests.chaos.schedule import CALM_SECONDS, KINDS, PAUSE_SECONDS, REGIONS, Fault, plan
 from tests.chaos.watch import Life, slope
 from tests.chaos.wire import FIRST, Switch, parse
+from tests.system.meshes import wait_until
 
 ALL = tuple(KINDS)
 
@@ -81,6 +87,41 @@ def test_every_kind_of_fault_can_be_done_and_chosen():
         kinds("flood")
 
 
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_fault_killed_stays_dead_and_then_outlives_the_faults_thread(tmp_path: Path):
+    """Nobody starts it before the fault is over; and the one started then does not die with the thread that did it."""
+    told: list[str] = []
+    keeper = Keeper(told.append)
+    child = Sleeper("sleeper", "", (), tmp_path / "log")
+    keeper.start(child)
+    keeper.settle()
+    first = child.pid
+    try:
+        keeper.crash("sleeper")
+        time.sleep(4 * WATCH_SECONDS)
+        assert child.exit_code() is not None
+
+        resuming = threading.Thread(target=keeper.resume, args=["sleeper"])
+        resuming.start()
+        resuming.join()
+        wait_until(lambda: child.pid != first, "it does not come back", 5)
+        time.sleep(4 * WATCH_SECONDS)
+        assert child.exit_code() is None
+        assert told == [f"sleeper is back (pid {child.pid})"]
+    finally:
+        keeper.close()
+
+
+class Sleeper(Program):
+    """A program that does nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._command = ["sleep", "100"]
+
+
 # -- clients -----------------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +158,7 @@ def test_a_call_without_an_outcome_is_stuck(monkeypatch: pytest.MonkeyPatch):
     async def held_up() -> str:
         asked = asyncio.create_task(clients.within(slow(0.04)))
         await asyncio.sleep(0)
-        time.sleep(0.3)
+        time.sleep(0.3)  # noqa: ASYNC251 - what a busy machine does to a loop
         return await asked
 
     assert asyncio.run(clients.within(slow(0.06))) == "done"
