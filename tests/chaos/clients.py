@@ -47,6 +47,9 @@ NEW_KEY = 0.25
 #: and a delete ask several regions, so even these say nothing about the others. Tighten as the mesh promises more.
 NOTHING_DONE = (Busy, StoreOverloaded, InvalidRequest, NotFound, Conflict)
 
+#: In place of a region, of a request that needs them all.
+EVERYWHERE = "all"
+
 T = TypeVar("T")
 
 
@@ -207,7 +210,8 @@ class Reader:
         if not keys:
             return
         key = self._chance.choice(keys)
-        started, region = self._log.now(), key.region
+        # An id that names no region is looked for in all of them.
+        started, region = self._log.now(), key.region if ":" in key.id else EVERYWHERE
         seen = None
         try:
             with contextlib.suppress(NotFound):
@@ -216,7 +220,8 @@ class Reader:
             self._log.reads.append(Read(self.name, key.id, started, self._log.now(), seen))
         except Exception as raised:  # noqa: BLE001
             outcome, error = self._failed(raised, f"get of {key.id}")
-        note(self._log, Sample("read get", region, self._via, due, started, self._log.now(), outcome, error))
+        kind = "read get all" if region == EVERYWHERE else "read get"
+        note(self._log, Sample(kind, region, self._via, due, started, self._log.now(), outcome, error))
 
     async def nearest(self, region: str, due: float) -> None:
         """Ask for places whose order is known."""

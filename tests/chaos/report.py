@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from tests.chaos.clients import DEADLINE_SECONDS, Log, Sample
+from tests.chaos.clients import DEADLINE_SECONDS, EVERYWHERE, Log, Sample
 from tests.chaos.history import Outcome
 from tests.chaos.run import Done, Result
 from tests.chaos.schedule import Fault
@@ -119,8 +119,8 @@ def plain(error: str) -> str:
 
 
 def hit(fault: Fault) -> set[str]:
-    """Return the regions that a fault is about."""
-    return {fault.whom, fault.other}
+    """Return the regions that a fault is about, and what asks all of them."""
+    return {fault.whom, fault.other, EVERYWHERE}
 
 
 def _answered(reads: Sequence[Sample]) -> float | None:
