@@ -218,7 +218,7 @@ class Testbed:
 
     @contextlib.contextmanager
     def load(
-        self, brokers: Sequence[str], *, rate: float = 200, seconds: float = 300, **options: Any
+        self, brokers: Sequence[str], *, rate: float = 200, seconds: float = 900, **options: Any
     ) -> Iterator[Load]:
         """Ask *brokers* in turn, *rate* times a second together, while a block runs; then `report` has what happened.
 
