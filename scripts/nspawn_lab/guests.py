@@ -13,7 +13,7 @@ from nspawn_lab.layout import Guest, LabError, Layout
 from nspawn_lab.processes import Record, children, descendants, enter, network_of, start_daemon, wait_until
 
 MEMORY_BYTES = 3 << 30  # a seat belt: a deployed guest takes 0.2 GB and what the page cache likes
-BOOT_SECONDS = 90
+BOOT_SECONDS = 180
 POWEROFF_SECONDS = 60
 #: nspawn leaves with 133 when a guest with --keep-unit reboots. The inner shell joins the guest's groups, the outer
 #: one stays outside: cgroup v2 allows no process in a group that has children.
