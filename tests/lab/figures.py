@@ -8,9 +8,7 @@ _LINES: list[str] = []
 
 def report(name: str, figures: dict[str, Any]) -> None:
     """Remember what was measured."""
-    _LINES.append(
-        f"{name}: {json.dumps({key: value for key, value in figures.items() if value != [] and value != {}})}"
-    )
+    _LINES.append(f"{name}: {json.dumps(figures)}")
 
 
 def lines() -> list[str]:
