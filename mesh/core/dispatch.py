@@ -27,7 +27,7 @@ from mesh.protocol.refusal import nack
 from mesh.protocol.session import State
 
 #: Refusals of a spilled job that cost nothing: it never started, so its own region serves it after all.
-_FREE_REFUSALS = frozenset({Reason.NO_CREDIT, Reason.BUSY, Reason.DRAINING, Reason.NO_SESSION})
+_FREE_REFUSALS = frozenset({Reason.NO_CREDIT, Reason.BUSY, Reason.DRAINING, Reason.NO_SESSION, Reason.DUPLICATE})
 
 #: A broker without workers keeps so many queues full of jobs: it has just come up, its workers are about to find it,
 #: and a crowd that waited for it is there already. Their deadlines bound what waits if none come.
@@ -274,7 +274,12 @@ class Dispatcher:
             self.answer(job, frame)
 
     def _may_take_back(self, job: Job, reason: int) -> bool:
-        """Whether a refused job is ours to serve: we spilled it, or its owner is on the way out or just came back."""
+        """Whether a refused job is ours to serve: we spilled it, or its owner is on the way out or just came back.
+
+        DUPLICATE: whoever we gave it to first, and lost, had sent it there; so it may be done twice, or not by us.
+        """
+        if reason == Reason.DUPLICATE:
+            return job.idempotent
         mine = self.peers.owners[job.home] is None or bool(job.flags & Flag.FORWARDED)
         return mine or reason in {Reason.DRAINING, Reason.NO_SESSION}
 

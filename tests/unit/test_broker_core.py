@@ -399,6 +399,22 @@ def test_a_stranger_cannot_cancel_or_take_anothers_job():
     assert answers(mesh, "d") == [("NACK", "DUPLICATE")]
 
 
+@pytest.mark.parametrize(("flags", "answered"), [(Flag.IDEMPOTENT, ("REPLY", "NONE")), (0, ("NACK", "DUPLICATE"))])
+def test_a_peer_that_has_the_job_from_another_broker_is_no_reason_to_fail(flags: int, answered: tuple[str, str]):
+    """A broker that lost a peer gives the job to the next one, where the lost peer may have sent it before.
+
+    What may be done twice is done here then; anything else is refused.
+    """
+    mesh = Wiring("ne", "south", "mw")
+    mesh.hello("c", "ne")
+    mesh.hello("d", "south")
+    job = mesh.ask("c", "ne", home="mw", takes=0.5, flags=flags)
+    mesh.ask("d", "south", home="mw", job=job, flags=flags)
+    mesh.advance(1.0)
+    assert answers(mesh) == [("REPLY", "NONE")]
+    assert answers(mesh, "d") == [answered]
+
+
 def test_a_repeated_request_is_run_once():
     """The same request sent twice by its owner is one job with one answer."""
     mesh = Wiring("ne")
