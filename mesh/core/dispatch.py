@@ -26,7 +26,7 @@ from mesh.protocol.header import ANY_MAP, Flag, Header, Kind, Reason, encode, wi
 from mesh.protocol.refusal import nack
 from mesh.protocol.session import State
 
-#: Refusals of a spilled job that cost nothing: it never started, so its own region serves it after all.
+#: Refusals of a job given to a peer that cost nothing: it was not taken in there, so it is served here after all.
 _FREE_REFUSALS = frozenset({Reason.NO_CREDIT, Reason.BUSY, Reason.DRAINING, Reason.NO_SESSION, Reason.DUPLICATE})
 
 #: A broker without workers keeps so many queues full of jobs: it has just come up, its workers are about to find it,

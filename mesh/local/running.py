@@ -171,18 +171,20 @@ class LocalMesh:
             self.places = us_places()
 
     def _lacks(self, region: str) -> str:
-        """Return what a broker still lacks, or nothing."""
-        status = self.status(region)
-        if status is None:
-            return f"the broker of {region} does not answer"
-        away = [p["region"] for p in status["peers"] if {p["serving"], p["asking"]} != {"open"}]
-        if away:
-            return f"the broker of {region} has no connection with {', '.join(away)}"
-        ready = sum(worker["state"] == "open" for worker in status["workers"])
-        wanted = self.options.workers
-        return f"{region} has {ready} of {wanted} workers" if ready < wanted else ""
+        return missing(region, self.status(region), self.options.workers)
 
     def _close(self) -> None:
         self._supervisor.close(last=[shard.name for shard in self.shards.values()])
         for client in self.clients.values():
             client.close()
+
+
+def missing(region: str, status: Mapping[str, Any] | None, workers: int) -> str:
+    """Return what the broker of a region still lacks of its peers and *workers*, by its status; or nothing."""
+    if status is None:
+        return f"the broker of {region} does not answer"
+    away = [p["region"] for p in status["peers"] if {p["serving"], p["asking"]} != {"open"}]
+    if away:
+        return f"the broker of {region} has no connection with {', '.join(away)}"
+    ready = sum(worker["state"] == "open" for worker in status["workers"])
+    return f"{region} has {ready} of {workers} workers" if ready < workers else ""

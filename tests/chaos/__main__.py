@@ -11,7 +11,7 @@ from rich.live import Live
 from tests.chaos import hosts
 from tests.chaos.clients import Log
 from tests.chaos.report import live, show, to_dict
-from tests.chaos.run import Done, Options, Result, quiet_environment, run
+from tests.chaos.run import Done, Options, Result, run
 from tests.chaos.schedule import KINDS, plan
 
 
@@ -28,7 +28,6 @@ def main() -> NoReturn:
         sys.exit(0)
     if not arguments.here:
         hosts.enter()
-    quiet_environment()
     console = Console(stderr=arguments.json, width=None if sys.stdout.isatty() else 130)
     try:
         result = _run(options, console)

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -16,6 +15,7 @@ import msgspec
 import psutil
 
 from mesh.model import Find
+from tests.chaos.beside import beside
 from tests.chaos.hosts import set_clock
 from tests.chaos.running import ChaosMesh
 from tests.chaos.schedule import REGIONS, Fault
@@ -102,24 +102,17 @@ def _no_descriptors(mesh: ChaosMesh, fault: Fault) -> Iterator[None]:
 def _slow_reader(mesh: ChaosMesh, fault: Fault) -> Iterator[None]:
     """Ask for much, in a hurry, and read nothing: buffers fill from the client's kernel to the broker's queue."""
     question = msgspec.msgpack.encode(Find(limit=UNREAD_PLACES))
-    over = threading.Event()
     with Stranger(mesh.brokers[fault.whom]) as stranger:
         import zmq  # noqa: PLC0415 - as tests/system/raw.py
 
         stranger.socket.setsockopt(zmq.RCVHWM, 1)
+        stranger.hello()
 
         def ask() -> None:
-            while not over.wait(1 / UNREAD_PER_SECOND):
-                stranger.ask(fault.whom, question, budget_ms=2000)
+            stranger.ask(fault.whom, question, budget_ms=2000)
 
-        stranger.hello()
-        asking = threading.Thread(target=ask)
-        asking.start()
-        try:
+        with beside(ask, 1 / UNREAD_PER_SECOND):
             yield
-        finally:
-            over.set()
-            asking.join()
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Hosts:
 
     def run(self, region: str, *command: str) -> None:
         """Run a command on a host."""
-        subprocess.run([*self.hosts[region].prefix, *command], check=True, capture_output=True)
+        _run(*self.hosts[region].prefix, *command)
 
 
 def enter() -> None:

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from tests.chaos.clients import DEADLINE_SECONDS, EVERYWHERE, Log, Sample
 from tests.chaos.history import Outcome
-from tests.chaos.run import Done, Result
-from tests.chaos.schedule import Fault
+from tests.chaos.run import Done, Options, Result
+from tests.chaos.schedule import KINDS, Fault
 from tests.chaos.watch import JUDGED_SECONDS, WARM_SECONDS
+from tests.lab import load
 
 #: A fault is over for reads this long after it has healed.
 AFTER_SECONDS = 2.0
@@ -37,6 +38,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "good": result.good,
         "directory": result.directory,
         "seed": options.seed,
+        "again": again(options),
         "seconds": options.seconds,
         "rate": round(result.rate, 1),
         "requests": requests(log.samples),
@@ -60,6 +62,17 @@ def to_dict(result: Result) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def again(options: Options) -> str:
+    """Return the command that breaks the same in the same order."""
+    usual = Options()
+    chosen = f' FAULTS="{",".join(options.kinds) or "none"}"' if options.kinds != tuple(KINDS) else ""
+    arguments = [f"--workers {options.workers}"] if options.workers != usual.workers else []
+    arguments += [f"--rate {options.rate:g}"] if options.rate != usual.rate else []
+    arguments += ["--overlap"] if options.overlap else []
+    more = f' ARGS="{" ".join(arguments)}"' if arguments else ""
+    return f"make chaos MINUTES={options.seconds / 60:g} SEED={options.seed}{chosen}{more}"
+
+
 def requests(samples: Sequence[Sample]) -> dict[str, Any]:
     """Return the figures of each kind of request."""
     kinds = sorted({sample.kind for sample in samples})
@@ -81,10 +94,8 @@ def _figures(samples: Sequence[Sample]) -> dict[str, Any]:
 
 def percentile(seconds: Iterable[float], percent: float) -> float | None:
     """Return the value that *percent* of them do not exceed, in milliseconds."""
-    ordered = sorted(seconds)
-    if not ordered:
-        return None
-    return round(ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] * 1000, 1)
+    found = load.percentile(sorted(seconds), percent)
+    return None if found is None else round(found, 1)
 
 
 def by_kind(faults: Sequence[Done], samples: Sequence[Sample]) -> list[dict[str, Any]]:
@@ -250,7 +261,7 @@ def _words(told: dict[str, Any]) -> Iterable[str]:
     if counts:
         yield "[red]" + ", ".join(f"{kind}: {number}" for kind, number in counts.items()) + "[/]"
     verdict = "[green]✔ every promise was kept[/]" if told["good"] else "[red]✘ a promise was broken[/]"
-    yield f"{verdict}; the same faults again: make chaos MINUTES={told['seconds'] / 60:g} SEED={told['seed']}"
+    yield f"{verdict}; the same faults again: {told['again']}"
 
 
 def _shortest(violations: Sequence[Any]) -> list[Any]:

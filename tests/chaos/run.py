@@ -1,11 +1,9 @@
 """One run: bring the mesh up, load it, break it by the schedule, let it calm down, read everything back, judge."""
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +13,7 @@ from mesh.local import directory
 from mesh.local.stores import opened
 from mesh.model import Find, Mark, Place
 from tests.chaos import checker, faults, hosts, watch
+from tests.chaos.beside import beside
 from tests.chaos.clients import STILL_EACH, Load, Log
 from tests.chaos.history import Seen, seen_of
 from tests.chaos.running import ChaosMesh
@@ -155,8 +154,13 @@ async def _on(
     schedule = plan(options.seed, options.seconds, kinds, workers=options.workers, overlap=options.overlap)
     breaker, seen = Breaker(mesh, log, tell), watch.Watch(mesh)
     breaking = asyncio.create_task(asyncio.to_thread(breaker.run, schedule, overlap=options.overlap))
+
+    def look() -> None:
+        seen.look(log.now())
+        progress(log, breaker.done)
+
     try:
-        with _looking(seen, log, lambda: progress(log, breaker.done)):
+        with beside(look, watch.LOOK_SECONDS):
             await load.run(rate, options.seconds)
             breaker.stop()
             await breaking
@@ -164,25 +168,6 @@ async def _on(
         breaker.abort()
         await load.close()
     return await asyncio.to_thread(_judge, mesh, options, rate, log, breaker, seen, tell)
-
-
-@contextmanager
-def _looking(seen: watch.Watch, log: Log, progress: Callable[[], None]) -> Iterator[None]:
-    """Look at the processes, and show how it goes, while the block lasts."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(watch.LOOK_SECONDS):
-            seen.look(log.now())
-            progress()
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield
-    finally:
-        over.set()
-        looking.join()
 
 
 def _judge(
@@ -244,8 +229,3 @@ def said(mesh: ChaosMesh, log: Log) -> dict[str, Seen]:
         with Client(broker, timeout=20.0, cache_dir=mesh.cache, require_all=True) as client:
             found |= {place.id: seen_of(place) for place in client.get_many(keys[start : start + _PAGE])}
     return found
-
-
-def quiet_environment() -> None:
-    """Keep numpy from starting threads that nobody needs."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

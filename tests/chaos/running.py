@@ -20,6 +20,8 @@ from mesh import Client
 from mesh.errors import MeshError
 from mesh.local.layout import render
 from mesh.local.processes import Program, Supervisor
+from mesh.local.running import missing
+from mesh.store import replica_set
 from mesh.store.mongo import MongoStore
 from mesh.store.mongod import find_mongod
 from tests.chaos.hosts import Host, Hosts
@@ -65,25 +67,22 @@ class PlacedMongod(Program):
 
     def prepare(self) -> None:
         """Wait until it takes writes, and create its indexes."""
-        direct = f"mongodb://{self._host.address}:{self._host.mongod_port}/?directConnection=true"
-        member = {"_id": 0, "host": f"{self._host.address}:{self._host.mongod_port}"}
-        initiate = {"_id": self._host.region, "version": 1, "members": [member]}
+        own = f"{self._host.address}:{self._host.mongod_port}"
         deadline = time.monotonic() + READY_SECONDS
-        with MongoClient[Any](direct, serverSelectionTimeoutMS=500) as client:
-            while not self._writable(client, initiate):
+        with MongoClient[Any](f"mongodb://{own}/?directConnection=true", serverSelectionTimeoutMS=500) as client:
+            while not self._answers(client):
                 if time.monotonic() > deadline or self.exit_code() is not None:
                     raise MeshError(f"{self.name} does not come up: {self.last_words()}")
                 time.sleep(0.05)
+            replica_set.ensure(client, self._host.region, [own], own, change=True, seconds=READY_SECONDS)
         store = MongoStore(self.uri, self._host.region)
         store.ensure_indexes()
         store.close()
 
     @staticmethod
-    def _writable(client: "MongoClient[Any]", initiate: dict[str, Any]) -> bool:
+    def _answers(client: "MongoClient[Any]") -> bool:
         with contextlib.suppress(PyMongoError):
-            client.admin.command("replSetInitiate", initiate)
-        with contextlib.suppress(PyMongoError):
-            return bool(client.admin.command("hello").get("isWritablePrimary"))
+            return bool(client.admin.command("ping"))
         return False
 
 
@@ -152,17 +151,8 @@ class ChaosMesh:
 
     def lacks(self, timeout: float = 1.0) -> str:
         """Return what the mesh still lacks, or nothing."""
-        for region in REGIONS:
-            status = self.status(region, timeout)
-            if status is None:
-                return f"the broker of {region} does not answer"
-            away = [p["region"] for p in status["peers"] if {p["serving"], p["asking"]} != {"open"}]
-            if away:
-                return f"the broker of {region} has no connection with {', '.join(away)}"
-            ready = sum(worker["state"] == "open" for worker in status["workers"])
-            if ready < self.workers:
-                return f"{region} has {ready} of {self.workers} workers"
-        return ""
+        found = (missing(region, self.status(region, timeout), self.workers) for region in REGIONS)
+        return next(filter(None, found), "")
 
     def wait_ready(self, seconds: float) -> None:
         """Return when every broker has its peers and workers."""

@@ -18,8 +18,8 @@ from tests.chaos.__main__ import kinds
 from tests.chaos.clients import Key, Sample, _one_write
 from tests.chaos.faults import _KINDS
 from tests.chaos.history import Op, Outcome
-from tests.chaos.report import by_kind, growth, percentile, plain
-from tests.chaos.run import Done
+from tests.chaos.report import again, by_kind, growth, percentile, plain
+from tests.chaos.run import Done, Options
 from tests.chaos.running import Keeper
 from tests.chaos.schedule import CALM_SECONDS, KINDS, PAUSE_SECONDS, REGIONS, Fault, plan
 from tests.chaos.watch import Life, slope
@@ -262,3 +262,19 @@ def test_growth_compares_the_last_minute_with_the_second():
     assert growth(samples, 240) == {"second_minute_ms": 10.0, "last_minute_ms": 15.0, "ratio": 1.5}
     assert growth(samples, 120) is None
     assert percentile([0.1, 0.2], 50) == 100.0
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        (Options(seed=7, kinds=tuple(KINDS)), "make chaos MINUTES=3 SEED=7"),
+        (Options(seconds=90, kinds=("one way", "cut pair")), 'make chaos MINUTES=1.5 SEED=1 FAULTS="one way,cut pair"'),
+        (
+            Options(kinds=(), workers=1, rate=60, overlap=True),
+            'make chaos MINUTES=3 SEED=1 FAULTS="none" ARGS="--workers 1 --rate 60 --overlap"',
+        ),
+    ],
+)
+def test_the_command_for_the_same_faults_has_all_that_decides_them(options: Options, command: str):
+    """A seed gives other faults to other kinds."""
+    assert again(options) == command
